@@ -1,0 +1,83 @@
+"""A recipe: everything about training that is not the network, as one value."""
+
+from dataclasses import dataclass, replace
+
+from plainres.fields import one_of
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained. Durations are in steps; learning rates and decay as PyTorch's SGD has them."""
+
+    name: str
+    steps: int
+    batch_size: int = 128
+    # the learning rate
+    schedule: str = one_of("steps", "linear", "cosine")
+    learning_rate: float = 0.1
+    drops: tuple[int, ...] = ()  # the steps at which it is divided by drop_factor
+    drop_factor: float = 10.0
+    warmup_steps: int = 0  # rises linearly from 0 over these steps
+    error_warmup_depth: int = 0  # networks this deep start with the rate below; 0: none does
+    error_warmup_learning_rate: float = 0.01
+    error_warmup_until: float = 0.8  # until the training error of the last 100 steps is below this
+    # the optimizer
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 1e-4
+    decay: str = one_of("all", "weights")  # "weights": neither biases nor BN
+    reset_momentum_at_drops: bool = False
+    label_smoothing: float = 0.0
+    # the images
+    validation_images: int = 0  # the last ones of the store's order are kept from training
+    normalization: str = one_of("pixel-mean", "channel-mean", "channel-mean-std")
+    mean: tuple[float, ...] = ()  # of 0..255 values, by channel; computed from the training part if empty
+    std: tuple[float, ...] = ()
+    padding: str = one_of("zero-after", "zero-before", "edge")  # zero after or before normalization
+    pad: int = 4
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be meant."""
+        self._at_least(1, "steps", "batch_size")
+        self._at_least(0, "warmup_steps", "error_warmup_depth", "validation_images", "pad")
+        self._at_least(0, "learning_rate", "error_warmup_learning_rate", "weight_decay", "momentum")
+        if self.drop_factor <= 0:
+            raise ValueError(f"drop_factor is {self.drop_factor}, it must be above 0")
+        if self.warmup_steps >= self.steps and self.schedule != "steps":
+            raise ValueError(f"warmup_steps ({self.warmup_steps}) must be below steps ({self.steps})")
+        if self.pad > 32:
+            raise ValueError(f"pad is {self.pad}, it must be at most 32")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing is {self.label_smoothing}, it must be in [0, 1)")
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs a momentum above 0")
+        if len(self.mean) not in (0, 3) or len(self.std) not in (0, 3):
+            raise ValueError("mean and std take three numbers, or none to have them computed")
+        if any(s <= 0 for s in self.std):
+            raise ValueError("std must be above 0")
+        if self.normalization == "pixel-mean" and (self.mean or self.std):
+            raise ValueError("mean and std are given by channel: normalization must be channel-mean(-std)")
+        if list(self.drops) != sorted(set(self.drops)):
+            raise ValueError(f"drops {self.drops} must rise")
+
+    def _at_least(self, least: float, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}, it must be at least {least}")
+
+
+def with_steps(recipe: Recipe, steps: int) -> Recipe:
+    """The recipe stopped after `steps`.
+
+    A schedule of drops is cut there and its drops stay where they are; a linear or cosine one ends there, its
+    warm-up shortened in proportion.
+    """
+    if recipe.schedule == "steps":
+        return replace(recipe, steps=steps)
+    return replace(recipe, steps=steps, warmup_steps=recipe.warmup_steps * steps // recipe.steps)
+
+
+def steps_of(epochs: float, images: int, batch_size: int) -> int:
+    """The steps of `epochs` passes over `images` training images, at least one."""
+    return max(1, round(epochs * images / batch_size))
