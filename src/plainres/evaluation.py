@@ -1,0 +1,131 @@
+"""Evaluation: always in evaluation mode, integer misses, the network left as it was."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from plainres import fields, machine, recipes, weights
+from plainres.data.dataset import Dataset, Part, dataset
+from plainres.errors import Stopped, UserError
+from plainres.normalization import Normalization
+from plainres.recipe import Recipe
+from plainres.statistics import interval
+
+BATCH = 500  # images evaluated at once
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Logits float32 (N, classes) of a part in its order, its labels (N,), and what they come to."""
+
+    split: str
+    logits: Tensor
+    labels: Tensor
+    misses: int
+    loss: float
+    classes: tuple[str, ...]
+    data_name: str = ""
+    data_hash: str = ""
+
+    @property
+    def images(self) -> int:
+        """How many images were evaluated."""
+        return len(self.labels)
+
+    @property
+    def error(self) -> float:
+        """The top-1 error, a fraction."""
+        return self.misses / self.images
+
+    @property
+    def error_interval(self) -> tuple[float, float]:
+        """The 95 % interval of the error as a binomial proportion."""
+        return interval(self.misses, self.images)
+
+    @property
+    def confusion(self) -> Tensor:
+        """How many images of class i (row) were taken for class j (column): int64 (classes, classes)."""
+        count = len(self.classes)
+        pairs = self.labels * count + self.logits.argmax(1)
+        return torch.bincount(pairs, minlength=count * count).view(count, count)
+
+    @property
+    def class_errors(self) -> dict[str, float]:
+        """The error of each class that has images."""
+        confusion = self.confusion
+        wrong, total = confusion.sum(1) - confusion.diag(), confusion.sum(1)
+        return {c: float(w / t) for c, w, t in zip(self.classes, wrong, total, strict=True) if t}
+
+
+@torch.no_grad()
+def evaluate_part(
+    network: nn.Module,
+    part: Part,
+    normalization: Normalization,
+    classes: tuple[str, ...],
+    *,
+    precision: str = "float32",
+    batch: int = BATCH,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Evaluation:
+    """Evaluate `network` on a part on the device where both are; Stopped if `should_stop` says so on the way."""
+    training = [module for module in network.modules() if module.training]
+    network.eval()
+    try:
+        logits = []
+        for images in torch.split(part.images, batch):
+            if should_stop():
+                raise Stopped("stopped during an evaluation")
+            inputs = normalization(images).contiguous(memory_format=torch.channels_last)
+            with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+                logits.append(network(inputs).float())
+    finally:
+        for module in training:
+            module.training = True
+    whole = torch.cat(logits)
+    if whole.shape[1] != len(classes):
+        raise UserError(f"the network has {whole.shape[1]} outputs, the data {len(classes)} classes")
+    misses = int((whole.argmax(1) != part.labels).sum())
+    loss = float(F.cross_entropy(whole.double(), part.labels))
+    return Evaluation(part.name, whole.cpu(), part.labels.cpu(), misses, loss, classes)
+
+
+def evaluate(
+    what: str | Path | nn.Module,
+    data: str | Dataset | None = None,
+    *,
+    split: str = "test",
+    recipe: str | Recipe = "paper",
+    device: str = "auto",
+    precision: str = "float32",
+) -> Evaluation:
+    """The error of a weights file, a run directory, a Classifier, or any module.
+
+    A module from outside gets images normalized as `recipe` has it. `split` is "test", "train" or "val", the
+    last two as the weights' own recipe (or `recipe`) divides the training set.
+    """
+    target = machine.device(device)
+    if isinstance(what, (str, Path)):
+        what = weights.load(what)
+    whole = data if isinstance(data, Dataset) else dataset(data, target)
+    network, inputs = what, None
+    if isinstance(what, weights.Classifier):
+        network, inputs = what.network, what.normalization.to(whole.device)
+        recipe = _recipe_of(what.about, recipe)
+    chosen = recipes.resolve(recipe)
+    part = whole.part(split, chosen.validation_images)
+    network.to(whole.device)
+    found = evaluate_part(network, part, inputs or whole.normalization(chosen), whole.classes, precision=precision)
+    return Evaluation(
+        split, found.logits, found.labels, found.misses, found.loss, whole.classes, whole.name, whole.hash
+    )
+
+
+def _recipe_of(about: dict[str, Any], otherwise: str | Recipe) -> str | Recipe:
+    recorded = about.get("recipe")
+    return fields.from_json(Recipe, recorded, "the weights' recipe") if recorded else otherwise

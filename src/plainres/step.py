@@ -1,0 +1,97 @@
+"""One training step, and the window of the last hundred."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from plainres.recipe import Recipe
+
+WINDOW = 100  # steps between readings of loss and error
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter], float], Optimizer]
+"""(parameters, learning rate) to an optimizer. Each step sets "lr" of its groups, times their "lr_scale" if any."""
+
+
+class Window:
+    """Loss and misses of the steps since the last reading, kept on the device so that no step waits for the host."""
+
+    def __init__(self, device: torch.device, batch_size: int) -> None:
+        self.losses = torch.zeros(WINDOW, dtype=torch.float32, device=device)
+        self.misses = torch.zeros(WINDOW, dtype=torch.int64, device=device)
+        self.batch_size = batch_size
+
+    def put(self, step: int, loss: Tensor, misses: Tensor) -> None:
+        """Keep what step number `step` gave."""
+        self.losses[step % WINDOW] = loss
+        self.misses[step % WINDOW] = misses
+
+    def read(self, done: int) -> dict[str, Any]:
+        """Loss, error, misses and images of the window that ends after `done` steps; waits for the device."""
+        count = (done - 1) % WINDOW + 1
+        misses, images = int(self.misses[:count].sum()), count * self.batch_size
+        loss = float(self.losses[:count].double().mean())
+        return {"loss": loss, "error": misses / images, "misses": misses, "images": images}
+
+    def first_not_finite(self, done: int) -> int | None:
+        """The first step of the window that ends after `done` steps whose loss is not finite."""
+        count = (done - 1) % WINDOW + 1
+        losses = self.losses[:count].tolist()
+        return next((done - count + i for i, loss in enumerate(losses) if not math.isfinite(loss)), None)
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps of it."""
+        return {"losses": self.losses, "misses": self.misses}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from a checkpoint."""
+        self.losses.copy_(state["losses"])
+        self.misses.copy_(state["misses"])
+
+
+class EagerStep:
+    """Forward, loss, backward, update, operation by operation: the reference for every faster engine."""
+
+    def __init__(self, network: nn.Module, optimizer: Optimizer, recipe: Recipe, precision: str) -> None:
+        self.network, self.optimizer, self.recipe = network, optimizer, recipe
+        self.bfloat16 = precision == "bfloat16"
+        self.scales = [group.get("lr_scale", 1.0) for group in optimizer.param_groups]
+
+    def __call__(self, step: int, images: Tensor, labels: Tensor, learning_rate: float) -> tuple[Tensor, Tensor]:
+        """Train on one batch; returns its mean loss and its misses, on the device."""
+        for group, scale in zip(self.optimizer.param_groups, self.scales, strict=True):
+            group["lr"] = learning_rate * scale
+        if self.recipe.reset_momentum_at_drops and step in self.recipe.drops:
+            self.optimizer.state.clear()
+        inputs = images.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bfloat16):
+            logits = self.network(inputs)
+        logits = logits.float()
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        return loss.detach(), (logits.detach().argmax(1) != labels).sum()
+
+
+def sgd(network: nn.Module, recipe: Recipe) -> Optimizer:
+    """The recipe's stochastic gradient descent; with decay "weights", biases and BN are not decayed."""
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [{"params": parameters, "weight_decay": recipe.weight_decay}]
+    if recipe.decay == "weights":
+        groups = [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+    fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
+    return torch.optim.SGD(
+        [group for group in groups if group["params"]],
+        recipe.learning_rate,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        fused=fused,
+    )
