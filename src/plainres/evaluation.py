@@ -87,12 +87,12 @@ def evaluate_part(
     finally:
         for module in training:
             module.training = True
-    whole = torch.cat(logits)
+    whole, labels = torch.cat(logits).cpu(), part.labels.cpu()  # not every device has float64
     if whole.shape[1] != len(classes):
         raise UserError(f"the network has {whole.shape[1]} outputs, the data {len(classes)} classes")
-    misses = int((whole.argmax(1) != part.labels).sum())
-    loss = float(F.cross_entropy(whole.double(), part.labels))
-    return Evaluation(part.name, whole.cpu(), part.labels.cpu(), misses, loss, classes)
+    misses = int((whole.argmax(1) != labels).sum())
+    loss = float(F.cross_entropy(whole.double(), labels))
+    return Evaluation(part.name, whole, labels, misses, loss, classes)
 
 
 def evaluate(

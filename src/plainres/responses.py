@@ -19,12 +19,12 @@ def responses(
     each 3x3 layer after its BN, as in Figure 7; the BN of projection shortcuts is left out.
     """
     layers = {n: m for n, m in network.named_modules() if isinstance(m, nn.BatchNorm2d) and "shortcut" not in n}
-    sums = {name: torch.zeros(3, dtype=torch.float64, device=images.device) for name in layers}
+    moments: dict[str, list[Tensor]] = {name: [] for name in layers}
 
     def record(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
         def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            wide = output.double()
-            sums[name] += torch.stack([wide.sum(), wide.square().sum(), wide.new_tensor(wide.numel())])
+            variance, mean = torch.var_mean(output.float(), correction=0)
+            moments[name].append(torch.stack([variance, mean, mean.new_tensor(output.numel())]))
 
         return hook
 
@@ -39,8 +39,12 @@ def responses(
             handle.remove()
         for module in training:
             module.training = True
-    found = []
-    for name, (total, squares, count) in ((n, s.tolist()) for n, s in sums.items()):
-        variance = squares / count - (total / count) ** 2
-        found.append({"layer": name, "std": max(0.0, variance) ** 0.5})
-    return found
+    return [{"layer": name, "std": _pooled(torch.stack(batches))} for name, batches in moments.items()]
+
+
+def _pooled(batches: Tensor) -> float:
+    """The standard deviation over all batches, from the (variance, mean, count) of each."""
+    variances, means, counts = batches.cpu().double().T
+    weights = counts / counts.sum()
+    mean = (weights * means).sum()
+    return float((weights * (variances + (means - mean).square())).sum().sqrt())

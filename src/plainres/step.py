@@ -34,7 +34,7 @@ class Window:
         """Loss, error, misses and images of the window that ends after `done` steps; waits for the device."""
         count = (done - 1) % WINDOW + 1
         misses, images = int(self.misses[:count].sum()), count * self.batch_size
-        loss = float(self.losses[:count].double().mean())
+        loss = float(self.losses[:count].cpu().double().mean())  # not every device has float64
         return {"loss": loss, "error": misses / images, "misses": misses, "images": images}
 
     def first_not_finite(self, done: int) -> int | None:

@@ -66,6 +66,8 @@ def read(path: Path) -> Weights:
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: damaged metadata: {error}") from None
     inputs = Normalization(about["normalization"], tensors.pop(_MEAN), tensors.pop(_STD))
+    if tuple(inputs.mean.shape) not in ((3, 1, 1), (3, 32, 32)) or tuple(inputs.std.shape) != (3, 1, 1):
+        raise UserError(f"{path}: damaged: the normalization's mean or deviation has a wrong shape")
     return Weights({bare_key(k): v for k, v in tensors.items()}, inputs, about)
 
 
@@ -120,7 +122,7 @@ class Classifier(nn.Module):
 def _pixels(images: "Image | Sequence[Image]") -> Tensor:
     each = images if isinstance(images, Sequence) else [images]
     resized = [i.convert("RGB") if i.size == (32, 32) else i.convert("RGB").resize((32, 32)) for i in each]
-    return torch.from_numpy(np.stack([np.asarray(i) for i in resized])).permute(0, 3, 1, 2)
+    return torch.from_numpy(np.stack([np.asarray(i) for i in resized])).permute(0, 3, 1, 2).contiguous()
 
 
 def load(path: str | Path) -> Classifier:
@@ -136,9 +138,12 @@ def load(path: str | Path) -> Classifier:
     spec = held.about.get("network")
     if not isinstance(spec, dict) or "module" in spec:
         raise UserError(f"{file}: holds a network from outside plainres; load its state into that network yourself")
-    network = _unfilled(fields.from_json(NetworkSpec, spec, f"{file}: network"))
+    network = _unfilled(fields.from_json(NetworkSpec, spec, f"{file}: network"), held.state, str(file))
     fill(network, held.state, str(file))
-    return Classifier(network, held.normalization, held.about.get("classes", ()), held.about)
+    classes = held.about.get("classes")
+    if not isinstance(classes, list) or len(classes) != network.spec.classes:
+        raise UserError(f"{file}: damaged metadata: no list of {network.spec.classes} class names")
+    return Classifier(network, held.normalization, classes, held.about)
 
 
 def fill(network: nn.Module, state: Mapping[str, Tensor], file: str) -> None:
@@ -154,6 +159,12 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], file: str) -> None:
     network.load_state_dict(dict(state), assign=True)
 
 
-def _unfilled(spec: NetworkSpec) -> Network:
+def _unfilled(spec: NetworkSpec, state: Mapping[str, Tensor], file: str) -> Network:
+    """The network without its numbers; one that the state cannot fill is refused before it costs anything."""
+    first = state.get("conv1.weight")
+    if first is None:
+        raise UserError(f"{file}: conv1.weight is missing")
+    if len(state) < spec.depth or len(first) != spec.width:
+        raise UserError(f"{file}: its tensors do not fit {spec.name}, which its metadata names")
     with torch.device("meta"):
         return Network(spec)

@@ -44,8 +44,10 @@ class Dataset:
         return Part(name, *(torch.from_numpy(array).to(self.device) for array in arrays))
 
     def part(self, name: str, validation_images: int = 0) -> Part:
-        """ "train", "val" or "test". The last `validation_images` of the training split, in the store's order
-        (that of the images' hashes, so a random choice), are "val" and not "train".
+        """The part "train", "val" or "test".
+
+        The last `validation_images` of the training split are "val" and not "train": last in the store's order,
+        which is that of the images' hashes, so a random choice, and the same for every seed.
         """
         if name == "test":
             return self._splits["test"]
@@ -66,7 +68,8 @@ class Dataset:
         if recipe.mean and (recipe.std or recipe.normalization == "channel-mean"):
             made = normalization.given(recipe.normalization, recipe.mean, recipe.std)
             return made.to(self.device)
-        return normalization.measured(recipe.normalization, self.part("train", recipe.validation_images).images)
+        images = self.part("train", recipe.validation_images).images.cpu()  # not every device has float64
+        return normalization.measured(recipe.normalization, images).to(self.device)
 
     def batches(self, seed: int = 0, recipe: str | Recipe = "paper", start: int = 0) -> "Batches":
         """The endless training batches of a recipe from step `start` on."""

@@ -1,0 +1,198 @@
+"""Write the generated parts of the docs, or check that they are current (--check).
+
+python docs/render.py            # README.md and docs/commands.md
+python docs/render.py --check    # fails if one of them would change
+python docs/render.py --record   # runs the README's commands that need no CIFAR-10, and keeps what they print
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+
+from plainres.published import PAPER, TECHXZEN
+
+ROOT = Path(__file__).resolve().parent.parent
+README, COMMANDS = ROOT / "README.md", ROOT / "docs" / "commands.md"
+RECORDED = ROOT / "docs" / "recorded.toml"
+RESULTS = ROOT / "docs" / "results"
+
+# In reading order: what it stands on last.
+TREE = {
+    "src/plainres/cli.py": "the commands, one function each",
+    "src/plainres/cli_show.py": "bars, lines and tables shown",
+    "src/plainres/cli_demo.py": "the demo of two networks",
+    "src/plainres/training.py": "the loop, and its resume",
+    "src/plainres/job.py": "names and flags become values",
+    "src/plainres/plan.py": "how it computes, replayed later",
+    "src/plainres/step.py": "one training step, its window",
+    "src/plainres/evaluation.py": "misses of a trained network",
+    "src/plainres/responses.py": "Figure 7: deviations by layer",
+    "src/plainres/outcome.py": "what a run tells, leaves",
+    "src/plainres/interrupt.py": "signals stop between two steps",
+    "src/plainres/runlog.py": "run directory, metrics, events, lock",
+    "src/plainres/checkpoint.py": "two generations, checked by hash",
+    "src/plainres/weights.py": "weights files and their classifier",
+    "src/plainres/machine.py": "devices, threads, chips, library versions",
+    "src/plainres/data/dataset.py": "resident images and their batches",
+    "src/plainres/data/prepare.py": "any source to verified store",
+    "src/plainres/data/store.py": "the store on the disk",
+    "src/plainres/data/canonical.py": "one order, so one hash",
+    "src/plainres/data/known.py": "checksums of the official files",
+    "src/plainres/data/batches.py": "official batch files, both versions",
+    "src/plainres/data/binary.py": "binary records, read and written",
+    "src/plainres/data/pickles.py": "the Python version's batch files",
+    "src/plainres/data/unpickle.py": "pickles without running their code",
+    "src/plainres/data/archive.py": "archives that cannot escape",
+    "src/plainres/data/folder.py": "pictures by split and class",
+    "src/plainres/data/pictures.py": "PNG and JPEG to pixels",
+    "src/plainres/data/parquet.py": "parquet files with encoded images",
+    "src/plainres/data/download.py": "several addresses, the fastest wins",
+    "src/plainres/data/transfer.py": "one address, resumed where broken",
+    "src/plainres/data/generated.py": "ten drawn classes, from seeds",
+    "src/plainres/data/records.py": "images and labels in memory",
+    "src/plainres/files.py": "written whole or not at all",
+    "src/plainres/network.py": "the networks, as the paper's",
+    "src/plainres/spec.py": "network names and their fields",
+    "src/plainres/summary.py": "layers, parameters, multiply-adds counted",
+    "src/plainres/recipes.py": "the five named recipes",
+    "src/plainres/recipe.py": "what a recipe consists of",
+    "src/plainres/schedule.py": "learning rate of a step",
+    "src/plainres/augmentation.py": "crop and mirror whole batches",
+    "src/plainres/normalization.py": "means and deviations of pixels",
+    "src/plainres/sampling.py": "order, crops, mirrors by number",
+    "src/plainres/streams.py": "random words from plain counters",
+    "src/plainres/statistics.py": "intervals of measured errors",
+    "src/plainres/fields.py": "typed fields, overrides and JSON",
+    "src/plainres/published.py": "errors that others have published",
+    "src/plainres/errors.py": "mistakes, stops, and divergence",
+}
+
+
+def results_table() -> str:
+    """The runs under docs/results, beside what was published."""
+    rows = [
+        "| network | recipe | data | seeds | steps | test error, last step | paper | techxzen |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    groups: dict[tuple[str, ...], list[dict[str, object]]] = {}
+    for path in sorted(RESULTS.glob("*/result.json")):
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        key = tuple(str(facts[k]) for k in ("network", "recipe", "data", "steps"))
+        groups.setdefault(key, []).append(facts)
+    for (network, recipe, data, steps), runs in sorted(groups.items()):
+        errors = [100 * float(str(run["error"])) for run in runs]
+        mean = sum(errors) / len(errors)
+        spread = (sum((e - mean) ** 2 for e in errors) / (len(errors) - 1)) ** 0.5 if len(errors) > 1 else None
+        shown = f"{mean:.2f} %" + (f" ± {spread:.2f}" if spread is not None else "")
+        published = [f"{table[network]:.2f} %" if network in table else "–" for table in (PAPER, TECHXZEN)]
+        cells = [network, recipe, data, f"n = {len(runs)}", f"{int(steps):,}", shown, *published]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def commands_block() -> str:
+    """The recorded commands with what they printed."""
+    blocks = [f"```console\n$ {entry['command']}\n{entry['output'].strip()}\n```" for entry in recorded()]
+    return "\n\n".join(blocks)
+
+
+def tree_block() -> str:
+    """The files in reading order."""
+    width = max(len(name) for name in TREE) + 2
+    return "```\n" + "\n".join(f"{name:<{width}}{what}" for name, what in TREE.items()) + "\n```"
+
+
+def help_pages() -> str:
+    """docs/commands.md: the help of every command."""
+    from plainres.cli import app
+
+    names = [command.callback.__name__ for command in app.registered_commands if command.callback]
+    pages = ["# Commands\n\nRendered from `--help` by `make docs`.\n"]
+    environment = {**os.environ, "COLUMNS": "100", "TERMINAL_WIDTH": "100"}
+    for name in ["", *names]:
+        words = [sys.executable, "-m", "plainres", *([name] if name else []), "--help"]
+        shown = subprocess.run(words, capture_output=True, text=True, check=True, env=environment).stdout
+        shown = "\n".join(line.rstrip() for line in shown.strip().splitlines())
+        pages.append(f"## plainres {name}".rstrip() + f"\n\n```\n{shown}\n```\n")
+    return "\n".join(pages)
+
+
+def recorded() -> list[dict[str, str]]:
+    """The README's commands, each with what it printed and, if any, what it needs."""
+    return list(tomllib.loads(RECORDED.read_text(encoding="utf-8"))["commands"])
+
+
+def run_command(command: str, folder: Path) -> str:
+    """What a command prints in a folder, data in a folder beside it."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PLAINRES_DATA": str(folder / "data"), "COLUMNS": "100"}
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command}"],
+        capture_output=True, text=True, check=False, cwd=folder, env=environment,
+    )  # fmt: skip
+    if done.returncode:
+        raise SystemExit(f"{command}: exit status {done.returncode}\n{done.stderr}")
+    return done.stdout
+
+
+def masked(text: str) -> str:
+    """An output without what differs from machine to machine: numbers, and the paths made of them."""
+    text = re.sub(r"-[0-9a-f]{10}\b", "-HASH", text)
+    text = re.sub(r"\d[\d,.]*( h \d+ min| min \d+ s)?", "0", text)
+    return re.sub(r" +", " ", text.replace("0 min 0 s", "0"))
+
+
+def record() -> None:
+    """Run what needs no CIFAR-10, and keep what it prints."""
+    entries = recorded()
+    with tempfile.TemporaryDirectory() as folder:
+        for entry in entries:
+            if not entry.get("needs"):
+                entry["output"] = run_command(entry["command"], Path(folder))
+    lines = ["# What the README's commands printed; `needs` names what a reader must have to repeat one."]
+    for entry in entries:
+        needs = f'needs = "{entry["needs"]}"\n' if entry.get("needs") else ""
+        output = entry["output"].strip()
+        lines.append(f"[[commands]]\ncommand = '{entry['command']}'\n{needs}output = '''\n{output}\n'''")
+    RECORDED.write_text("\n\n".join(lines) + "\n", encoding="utf-8")
+
+
+def rendered_readme() -> str:
+    """README.md with its generated parts as they should be."""
+    text = README.read_text(encoding="utf-8")
+    for name, block in {"results": results_table(), "commands": commands_block(), "tree": tree_block()}.items():
+        begin, end = f"<!-- {name}: rendered by docs/render.py -->", f"<!-- end of {name} -->"
+        if begin not in text or end not in text:
+            raise SystemExit(f"README.md: the marks of '{name}' are missing")
+        before, rest = text.split(begin, 1)
+        text = f"{before}{begin}\n{block}\n{end}{rest.split(end, 1)[1]}"
+    return text
+
+
+def main() -> None:
+    """Render, or check."""
+    sources = {str(p.relative_to(ROOT)) for p in (ROOT / "src/plainres").rglob("*.py")}
+    listed = sources - {"src/plainres/__init__.py", "src/plainres/__main__.py", "src/plainres/data/__init__.py"}
+    if listed != set(TREE):
+        raise SystemExit(f"docs/render.py: the tree lacks, or should not have: {sorted(listed ^ set(TREE))}")
+    if "--record" in sys.argv:
+        record()
+    pages = {README: rendered_readme(), COMMANDS: help_pages()}
+    stale = [path for path, text in pages.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    if "--check" in sys.argv:
+        if stale:
+            raise SystemExit(f"not current: {', '.join(p.name for p in stale)}; run make docs")
+        print("docs are current")
+        return
+    for path in stale:
+        path.write_text(pages[path], encoding="utf-8")
+        print(f"wrote {path.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
