@@ -135,7 +135,15 @@ MISTAKES: list[tuple[Sequence[str], str]] = [
     (("train", "resnet20", "--data", "nowhere"), "there is no file or folder nowhere"),
     (("train", "resnet20", *DATA, "--out", "/dev/null/runs"), "/dev/null/runs"),
     (("evaluate", "nowhere.safetensors"), "nowhere.safetensors: there is no such file"),
-    (("evaluate", "/dev/null"), "not a weights file"),
+    (("evaluate", "/dev/null"), "/dev/null: "),
+    (("evaluate", "x" * 300), "File name too long"),
+    (("train", "resnet20", "--data", "~nobodyhere/x"), "there is no file or folder ~nobodyhere/x"),
+    (("train", "resnet20", "--steps", "abc"), "Invalid value for '--steps'"),
+    (("train", "resnet20", "--bogus"), "No such option: --bogus"),
+    (("train",), "Missing argument"),
+    (("trian",), "unknown command 'trian'; did you mean 'train'"),
+    (("info", "resnet20", "--set", "steps=1"), "name one with --recipe"),
+    (("train", "resnet20", *DATA, "--set", "name=../evil"), "must be letters, digits"),
     (("prepare", "nowhere"), "there is no file or folder nowhere"),
     (("info", "vgg16"), "unknown network 'vgg16'"),
 ]
@@ -152,6 +160,51 @@ def test_a_mistake_is_one_line(
     assert done.stderr.startswith("plainres: ")
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "runs").exists()
+
+
+def test_lines_go_where_standard_output_goes(tmp_path: Path) -> None:
+    """With `> log` in a terminal the bar stays there, and the lines are in the log."""
+    ours, theirs = pty.openpty()
+    words = [sys.executable, "-m", "plainres", "train", "resnet20", *TINY, *DATA, *SHORT, "--out", str(tmp_path / "r")]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(words, stdout=log, stderr=theirs, env={**os.environ, "TERM": "xterm"})
+        os.close(theirs)
+        try:
+            while os.read(ours, 4096):
+                pass
+        except OSError:
+            pass
+        assert process.wait() == 0
+    assert "test error at step 30" in (tmp_path / "log").read_text()
+
+
+def test_a_run_outlives_its_reader(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "plainres", "train", "resnet20", *TINY, *DATA, *SHORT, "--out", str(tmp_path)]
+    reading, writing = os.pipe()
+    with (tmp_path / "stderr").open("wb") as said:
+        process = subprocess.Popen(words, stdout=writing, stderr=said)
+    os.close(writing)
+    os.close(reading)
+    assert process.wait() in (0, 1)
+    assert b"Traceback" not in (tmp_path / "stderr").read_bytes()
+    assert list(tmp_path.glob("*/result.json"))
+
+
+@pytest.mark.parametrize(
+    ("option", "said"), [(("--precision", "half"), "unknown precision"), (("--split", "tset"), "unknown split 'tset'")]
+)
+def test_evaluate_checks_before_it_opens_data(option: tuple[str, str], said: str, tmp_path: Path) -> None:
+    run = trained(tmp_path)
+    done = call("evaluate", str(run), *option)  # without --data it would download
+    assert done.exit_code == 2
+    assert said in done.stderr
+
+
+def test_weights_and_data_of_other_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, folder = trained(tmp_path / "runs"), str(binary_folder(tmp_path / "some"))
+    done = call("evaluate", str(run), "--data", folder)
+    assert done.exit_code == 2
+    assert "these weights know the classes emblem A, emblem B, emblem C, ... (10)" in done.stderr
 
 
 def test_evaluation_of_what_is_no_run(tmp_path: Path) -> None:

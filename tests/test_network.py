@@ -78,6 +78,8 @@ def test_networks_run_and_learn(name: str) -> None:
         ("resnet20-d", "did you mean 'resnet20"),
         ("resnet18x", "did you mean 'resnet1"),
         ("vgg", "unknown network 'vgg'"),
+        ("plain20-b", "unknown network 'plain20-b'"),
+        ("resnet60000002", "depth must be at most 10,000"),
         ("rasnet56", "did you mean 'resnet56'"),
     ],
 )

@@ -86,6 +86,14 @@ def test_overrides_are_typed() -> None:
         ("steps=0", "steps is 0, it must be at least 1"),
         ("drops=5,3", "must rise"),
         ("mean=1,2", "three numbers"),
+        ("mean=1,2,3", "given by channel"),
+        ("drops=-5", "must rise, from 1 on"),
+        ("momentum=5", "must be in [0, 1)"),
+        ("error_warmup_until=-1", "must be in (0, 1]"),
+        ("batch_size=1000000000000", "it must be at most 65536"),
+        ("learning_rate=1e999", "expected a number"),
+        ("name=../../evil", "must be letters, digits"),
+        ("name=", "must be letters, digits"),
         ("batch_size=-1", "batch_size is -1"),
     ],
 )
@@ -93,6 +101,12 @@ def test_wrong_overrides(assignment: str, said: str) -> None:
     with pytest.raises(UserError) as caught:
         recipes.resolve("paper", [assignment])
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("half", [["mean=1,2,3"], ["std=1,2,3"], ["std=1,2,3", "normalization=channel-mean"]])
+def test_statistics_that_would_be_ignored_are_refused(half: list[str]) -> None:
+    with pytest.raises(UserError, match="takes both mean and std, or neither"):
+        recipes.resolve("quick", half)
 
 
 def test_unknown_recipe() -> None:
@@ -126,5 +140,5 @@ def test_fewer_steps() -> None:
     assert trace(with_steps(recipes.paper(), 200)) == [(0.1, 200)]
     quick = with_steps(recipes.quick(), 300)
     assert (quick.steps, quick.warmup_steps) == (300, recipes.quick().warmup_steps * 300 // recipes.quick().steps)
-    assert steps_of(12, 50_000, 128) == 4688
+    assert steps_of(12, 50_000, 128) == recipes.quick().steps == 4687
     assert steps_of(0.0001, 50_000, 128) == 1

@@ -18,7 +18,6 @@ from torch import nn
 import plainres
 from conftest import TINY
 from plainres import checkpoint, fields, recipes
-from plainres import job as jobs
 from plainres.data.dataset import Dataset
 from plainres.errors import Diverged, Stopped, UserError
 from plainres.network import build
@@ -181,6 +180,37 @@ def test_a_full_disk_loses_nothing(
     assert same(train(TINY, SHORT, small, eval_every=30, out=tmp_path).run_dir, undisturbed.run_dir)
 
 
+def test_a_metrics_line_that_the_disk_refuses_is_one_error(
+    undisturbed: plainres.RunResult, small: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full:
+        """A file that takes seven bytes more."""
+
+        def __init__(self, file: Any) -> None:
+            self.file = file
+
+        def write(self, content: bytes) -> int:
+            if len(content) < 8:
+                raise OSError(28, "No space left on device")
+            return int(self.file.write(content[:7]))
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.file, name)
+
+    real = plainres.runlog.RunDirectory.start_metrics
+
+    def start(self: Any, after: int) -> Any:
+        kept = real(self, after)
+        self._metrics = Full(self._metrics)
+        return kept
+
+    with monkeypatch.context() as patch:
+        patch.setattr("plainres.runlog.RunDirectory.start_metrics", start)
+        with pytest.raises(UserError, match=r"metrics.jsonl: the disk is full"):
+            train(TINY, SHORT, small, eval_every=30, out=tmp_path)
+    assert same(train(TINY, SHORT, small, eval_every=30, out=tmp_path).run_dir, undisturbed.run_dir)
+
+
 def test_one_process_at_a_time(small: Dataset, tmp_path: Path) -> None:
     class Twice(Reporter):
         def progress(self, done: int, loss: float, error: float, seconds: float) -> None:
@@ -201,6 +231,69 @@ def test_a_run_directory_of_another_recipe(small: Dataset, tmp_path: Path) -> No
     (run / "run.json").write_text(json.dumps(recorded))
     with pytest.raises(UserError, match="the run of another recipe"):
         train(TINY, SHORT, small, out=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("plan.json", "[]"),
+        ("plan.json", "{}"),
+        ("plan.json", '{"replans": []}'),
+        ("plan.json", "{"),
+        ("result.json", "[]"),
+        ("result.json", "{}"),
+        ("metrics.jsonl", "nothing\n"),
+        ("metrics.jsonl", '{"step": 1}\n'),
+        ("metrics.jsonl", '{"kind": "train", "step": 1e400}\n'),
+        ("metrics.jsonl", '{"kind": "train", "step": 1, "loss": "a"}\n'),
+        ("metrics.jsonl", '{"kind": [], "step": 1}\n'),
+        ("checkpoint.pt", "nothing"),
+    ],
+)
+def test_a_damaged_run_directory_is_named(name: str, content: str, small: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        train(TINY, SHORT, small, out=tmp_path, reporter=StopAt(10))
+    run = next(tmp_path.iterdir())
+    (run / name).write_text(content)
+    with pytest.raises(UserError) as caught:
+        train(TINY, SHORT, small, out=tmp_path)
+    assert str(run) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_plan_that_is_gone_is_refused_or_marked(small: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        train(TINY, SHORT, small, out=tmp_path, reporter=StopAt(10))
+    (next(tmp_path.iterdir()) / "plan.json").unlink()
+    with pytest.raises(UserError, match=r"plan was missing.*--replan"):
+        train(TINY, SHORT, small, out=tmp_path)
+    assert train(TINY, SHORT, small, out=tmp_path, replan=True).facts["replanned"] is True
+
+
+def test_evaluating_at_other_steps_changes_no_bits(
+    undisturbed: plainres.RunResult, small: Dataset, tmp_path: Path
+) -> None:
+    with pytest.raises(Stopped):
+        train(TINY, SHORT, small, eval_every=15, out=tmp_path, reporter=StopAt(20))
+    result = train(TINY, SHORT, small, eval_every=50, out=tmp_path)
+    assert result.facts["replanned"] is False
+    assert [x["step"] for x in lines(result.run_dir) if x["kind"] == "test"] == [15, 50, 100, 130]
+    assert result.facts["weights_sha256"] == undisturbed.facts["weights_sha256"]
+
+
+def test_the_clock_counts_training_alone(small: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*_: object, **__: object) -> None:
+        time.sleep(0.3)
+
+    monkeypatch.setattr("plainres.checkpoint.save", lambda *a, _real=checkpoint.save: (slow(), _real(*a)))
+    monkeypatch.setattr("plainres.training.Training.save_weights", lambda *a: slow() or "")
+    begun = time.perf_counter()
+    with pytest.raises(Stopped):
+        train(TINY, SHORT, small, steps=20, keep_every=5, out=tmp_path, reporter=StopAt(10))
+    result = train(TINY, SHORT, small, steps=20, keep_every=5, out=tmp_path)
+    slept = 7 * 0.3  # four kept weights, two checkpoints, the weights of the end
+    assert 0 < result.facts["seconds"] < time.perf_counter() - begun - slept
+    assert result.facts["images_per_second"] == 400 / result.facts["seconds"]
 
 
 def test_another_plan_is_refused_or_marked(small: Dataset, tmp_path: Path) -> None:
@@ -346,6 +439,111 @@ def test_a_strangers_network_and_optimizer(small: Dataset, tmp_path: Path) -> No
         plainres.load(once.run_dir)
 
 
+def trained(network: nn.Module, small: Dataset, out: Path, **options: Any) -> plainres.RunResult:
+    recipe = recipes.resolve(SHORT, ["learning_rate=0.001", "steps=40"])
+    return train(network, recipe, small, out=out, **options)
+
+
+def linear(*more: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), *more, nn.Linear(3072, 10))
+
+
+def test_another_strangers_network_is_another_run(small: Dataset, tmp_path: Path) -> None:
+    other = linear()
+    nn.init.zeros_(other[1].bias)
+    runs = [trained(n, small, tmp_path) for n in (linear(), linear(nn.Tanh()), linear(nn.ReLU()), other)]
+    runs += [
+        trained(linear(), small, tmp_path, optimizer=lambda p, r: torch.optim.Adam(p, r)),
+        trained(linear(), small, tmp_path, optimizer=lambda p, r: torch.optim.Adam(p, r, weight_decay=0.1)),
+        trained(linear(), small, tmp_path, optimizer=lambda p, r: torch.optim.SGD(p, r)),
+    ]
+    assert not any(run.already_finished for run in runs)
+    assert trained(linear(), small, tmp_path).already_finished
+
+
+def test_dropout_is_the_same_after_a_stop(small: Dataset, tmp_path: Path) -> None:
+    once = trained(linear(nn.Dropout()), small, tmp_path / "once")
+    torch.manual_seed(99)  # the generator's state, which must not matter, and must be left as it is
+    before = torch.get_rng_state()
+    network = linear(nn.Dropout())
+    torch.set_rng_state(before)
+    with pytest.raises(Stopped):
+        trained(network, small, tmp_path / "twice", reporter=StopAt(20))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert same(once.run_dir, trained(linear(nn.Dropout()), small, tmp_path / "twice").run_dir)
+
+
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(3072, 5)), r"turns 2 images into \(2, 5\), expected \(2, 10\)"),
+        (nn.Linear(3, 10), "does not take images"),
+        (nn.Flatten(), "no parameters to train"),
+        (nn.ModuleDict({"normalization": nn.ParameterDict({"mean": torch.zeros(1)})}), "keep for themselves"),
+    ],
+)
+def test_a_network_that_cannot_be_trained_is_refused_at_the_start(
+    network: nn.Module, said: str, small: Dataset, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=said):
+        train(network, SHORT, small, out=tmp_path)
+
+
+def test_networks_with_their_own_ideas_finish(small: Dataset, tmp_path: Path) -> None:
+    class Own(nn.Module):
+        """Tied weights, a submodule called module, and a BN that runs in training alone."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = nn.Linear(3072, 10)
+            self.twin = nn.Linear(3072, 10)
+            self.twin.weight = self.module.weight
+            self.bn = nn.BatchNorm2d(3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.bn(x) if self.training else x
+            return self.module(x.flatten(1)) + self.twin(x.flatten(1))
+
+    torch.manual_seed(0)
+    result = trained(Own(), small, tmp_path)
+    again = Own()
+    plainres.weights.fill(again, plainres.weights.read(result.run_dir / "weights.safetensors").state, "w")
+    recipe = recipes.resolve(SHORT, ["learning_rate=0.001", "steps=40"])
+    assert plainres.evaluate(again, small, recipe=recipe).misses == result.misses
+
+
+def test_kept_weights_survive_a_stop_in_the_evaluation(
+    small: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = plainres.training.evaluate_part
+
+    def stopped(*words: Any, **options: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        return real(*words, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("plainres.training.evaluate_part", stopped)
+        with pytest.raises(Stopped):
+            train(TINY, SHORT, small, steps=40, keep_every=20, eval_every=20, out=tmp_path)
+    result = train(TINY, SHORT, small, steps=40, keep_every=20, eval_every=20, out=tmp_path)
+    assert len(list(result.run_dir.glob("weights-*"))) == 2
+    assert [x["step"] for x in lines(result.run_dir) if x["kind"] == "test"] == [20, 40]
+    assert not list(result.run_dir.glob(".*"))
+
+
+def test_an_interrupt_at_the_very_end_is_passed_on(
+    small: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Late(Reporter):
+        def finished(self, result: plainres.RunResult) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(TINY, SHORT, small, steps=10, out=tmp_path, reporter=Late())
+    assert train(TINY, SHORT, small, steps=10, out=tmp_path).already_finished
+
+
 def test_keep_every(small: Dataset, tmp_path: Path) -> None:
     result = train(TINY, SHORT, small, steps=50, keep_every=20, out=tmp_path)
     kept = sorted(path.name for path in result.run_dir.glob("weights-*"))
@@ -367,6 +565,12 @@ def test_a_run_directory_can_be_moved(small: Dataset, tmp_path: Path) -> None:
         ({"seed": -1}, "seed -1 is not between"),
         ({"steps": 5, "epochs": 1}, "not both"),
         ({"steps": 0}, "above 0"),
+        ({"epochs": float("inf")}, "--epochs must be a number above 0"),
+        ({"epochs": 1e300}, "it must be at most 1000000000"),
+        ({"eval_every": -1}, "must not be below 0"),
+        ({"keep_every": -3}, "must not be below 0"),
+        ({"device": "cpu:7"}, "unknown device 'cpu:7'"),
+        ({"network": plainres.NetworkSpec(classes=20)}, "'classes' is 20, the data has 10 classes"),
         ({"device": "gpu"}, "unknown device 'gpu'"),
         ({"recipe": "papr"}, "did you mean 'paper'"),
         ({"network": "resnet19"}, "depth 19 is not 6n+2"),
@@ -379,14 +583,11 @@ def test_mistakes_are_found_before_anything_is_made(options: dict[str, Any], sai
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_job_knows_what_it_is(small: Dataset) -> None:
-    job = jobs.resolve(
-        "plain20", "paper", small, seed=2, steps=7, epochs=None, device="cpu", precision="float32", optimizer=None
-    )
-    assert job.directory_name == "plain20-paper-s2"
-    assert job.identity["network"]["kind"] == "plain"
-    assert job.identity["steps"] == 7
-    assert json.loads(json.dumps(job.identity)) == job.identity
+def test_mistakes_are_found_before_data_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("plainres.job.dataset", lambda *_, **__: pytest.fail("the data was opened"))
+    for options in ({"precision": "half"}, {"seed": -1}, {"epochs": 0.0}, {"recipe": "papr"}, {"network": "resnet19"}):
+        with pytest.raises(UserError):
+            train(**{"network": "resnet20", "out": tmp_path, **options})  # type: ignore[arg-type]
 
 
 @pytest.mark.cuda

@@ -50,7 +50,26 @@ def test_wrappers_leave_no_trace(inputs: Normalization, tmp_path: Path) -> None:
 
     weights.save(tmp_path / "w.safetensors", Wrapper(), inputs, FACTS)
     assert plainres.load(tmp_path / "w.safetensors").network.state_dict().keys() == build(TINY).state_dict().keys()
-    assert weights.bare_key("module._orig_mod.conv1.weight") == "conv1.weight"
+    state = {"module._orig_mod.a": torch.zeros(1), "module._orig_mod.module.b": torch.ones(1)}
+    assert list(weights.bare(state)) == ["a", "module.b"]
+    assert list(weights.bare({"module.a": torch.zeros(1), "b": torch.zeros(1)})) == ["module.a", "b"]
+
+
+def test_half_precision_becomes_the_networks(inputs: Normalization, small: Dataset, tmp_path: Path) -> None:
+    file, network = tmp_path / "w.safetensors", build(TINY)
+    weights.save(file, network.half(), inputs, FACTS)
+    classifier = plainres.load(file)
+    assert {t.dtype for t in classifier.network.state_dict().values()} == {torch.float32, torch.int64}
+    assert classifier(small.part("test").images).isfinite().all()
+
+
+def test_tied_weights_are_saved(inputs: Normalization, tmp_path: Path) -> None:
+    network = torch.nn.ModuleDict({"a": torch.nn.Linear(3, 3), "module": torch.nn.Linear(3, 3)})
+    network["a"].weight = network["module"].weight
+    weights.save(tmp_path / "w.safetensors", network, inputs, {"network": {"module": "x"}})
+    held = weights.read(tmp_path / "w.safetensors")
+    assert held.state.keys() == network.state_dict().keys()
+    weights.fill(network, held.state, "w")
 
 
 def test_predict_takes_tensors_and_pictures(inputs: Normalization, small: Dataset, tmp_path: Path) -> None:
@@ -82,11 +101,12 @@ def altered(file: Path, change: Any, about: Any = None) -> None:
     [
         (lambda t: t.pop("conv1.weight"), None, "conv1.weight is missing"),
         (lambda t: t.update({"conv9.weight": torch.zeros(1)}), None, "conv9.weight is not of this network"),
-        (lambda t: t.update({"fc.bias": torch.zeros(9)}), None, r"fc.bias is \(9,\), expected \(10,\)"),
+        (lambda t: t.update({"fc.bias": torch.zeros(9)}), None, r"fc.bias is \(9,\) float32, expected \(10,\) float32"),
+        (lambda t: t.update({"fc.bias": torch.zeros(10, dtype=torch.int64)}), None, "int64, expected .* float32"),
         (lambda t: None, lambda f: f["network"].update(depth=14), "tensors do not fit"),
         (lambda t: None, lambda f: f["network"].update(depth=13), "depth 13 is not 6n"),
-        (lambda t: None, lambda f: f["network"].update(depth=6_000_002), "tensors do not fit"),
-        (lambda t: None, lambda f: f["network"].update(width=10**9), "tensors do not fit"),
+        (lambda t: None, lambda f: f["network"].update(depth=6_000_002), "depth must be at most"),
+        (lambda t: None, lambda f: f["network"].update(width=4096), "its tensors do not fit"),
         (lambda t: None, lambda f: f["network"].update(colour=1), "unknown .* field 'colour'"),
         (lambda t: None, lambda f: f.update(network="resnet20"), "a network from outside plainres"),
         (lambda t: None, lambda f: f.update(normalization="none"), "damaged metadata"),

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 
 from plainres import files
+from plainres.errors import UserError
 
 _FORMAT = "plainres checkpoint 1"
-_CURRENT, _PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
+_CURRENT, _PREVIOUS, _FRESH = "checkpoint.pt", "checkpoint.previous.pt", ".checkpoint.new"
+_NAMES = (_FRESH, _CURRENT, _PREVIOUS)
 
 
 def save(folder: Path, step: int, state: dict[str, Any]) -> None:
@@ -29,7 +31,7 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> None:
         "bytes": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
     }
-    fresh = folder / ".checkpoint.new"
+    fresh = folder / _FRESH
     try:
         files.write(fresh, json.dumps(header).encode() + b"\n" + content)
         if (folder / _CURRENT).exists():
@@ -40,17 +42,27 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> None:
         raise files.refused(error, folder / _CURRENT) from error
 
 
+def present(folder: Path) -> bool:
+    """Whether a run has a checkpoint, whole or not."""
+    return any((folder / name).exists() for name in _NAMES)
+
+
 def load(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
-    """The newest state whose hash holds (None if there is none), and a line for each damaged file passed over."""
+    """The newest state whose hash holds, and a line for each damaged file passed over.
+
+    None if the run has no checkpoint; UserError if it has some and none is whole.
+    """
     damaged: list[str] = []
     found: list[dict[str, Any]] = []
-    for path in (folder / ".checkpoint.new", folder / _CURRENT, folder / _PREVIOUS):
-        if not path.exists():
-            continue
+    for path in (folder / name for name in _NAMES if (folder / name).exists()):
         try:
             found.append(_read(path))
         except ValueError as error:
-            damaged.append(f"{path}: {error}; the checkpoint before it is used, if there is one")
+            damaged.append(f"{path} is damaged ({error}); another checkpoint is used")
+        except OSError as error:
+            raise files.refused(error, path) from error
+    if damaged and not found:
+        raise UserError(f"{folder}: every checkpoint is damaged; move the folder away to begin anew")
     return max(found, key=lambda state: int(state["step"]), default=None), damaged
 
 

@@ -2,6 +2,10 @@
 
 import functools
 import json
+import math
+import os
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
@@ -9,15 +13,42 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 import typer
 
 from plainres import __version__
-from plainres.errors import Diverged, Stopped, UserError
+from plainres.errors import Diverged, Stopped, UserError, unknown
 
 if TYPE_CHECKING:
     from plainres.recipe import Recipe
     from plainres.spec import NetworkSpec
 
 P = ParamSpec("P")
+# typer has carried its own copy of click since 0.26; either way this is what it raises for a mistake it finds
+_FoundByTyper: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+
+class OneLineErrors(typer.core.TyperGroup):
+    """A mistake that typer finds is one line too, and a wrong command's name brings the nearest right one."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run the command of the words given, and leave with its exit status."""
+        try:
+            sys.exit(super().main(*args, **{**options, "standalone_mode": False}) or 0)
+        except _FoundByTyper as error:
+            message = error.format_message()
+            one_line = f"plainres: {' '.join(message.split()).rstrip('.')}; see --help"
+            typer.echo(message if "--help" in message else one_line, err=True)  # the former: no command, so the help
+            sys.exit(2)
+        except UserError as error:
+            typer.echo(f"plainres: {error}", err=True)
+            sys.exit(2)
+
+    def resolve_command(self, context: Any, words: list[str]) -> Any:
+        """The command of the first word."""
+        if words and not words[0].startswith("-") and words[0] not in self.commands:
+            raise unknown("command", words[0], self.commands)
+        return super().resolve_command(context, words)
+
 
 app = typer.Typer(
+    cls=OneLineErrors,
     help="The plain and residual networks of He et al. 2015 on CIFAR-10.",
     epilog="Exit status: 0 done, 1 something failed, 2 a mistake in the command, "
     "75 stopped and resumable, 130 interrupted (resumable too).",
@@ -56,15 +87,28 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             function(*args, **kwargs)
+            sys.stdout.flush()
         except (UserError, Stopped, Diverged) as error:
             typer.echo(f"plainres: {error}", err=True)
             raise typer.Exit(error.exit_status) from None
+        except BrokenPipeError:  # who read the output has left
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from None
+        except OSError as error:
+            typer.echo(f"plainres: {error.filename or 'system'}: {error.strerror or error}", err=True)
+            raise typer.Exit(2) from None
         except KeyboardInterrupt:
             typer.echo("plainres: interrupted", err=True)
             raise typer.Exit(130) from None
 
     app.command()(run)
     return run
+
+
+def loaded() -> None:
+    """The libraries are loaded: Ctrl-C may be an exception again."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _version(asked: bool) -> None:
@@ -94,6 +138,7 @@ def prepare(
     from plainres.cli_show import PrepareBar
     from plainres.data.prepare import prepare as run
 
+    loaded()
     with PrepareBar(quiet=quiet) as bar:
         store = run(source, any_images=any_images, url=url, progress=bar)
     facts = {"data": store.name, "data_hash": store.hash, "path": str(store.path), **store.counts}
@@ -118,6 +163,8 @@ def info(
     from plainres.cli_show import layer_table, recipe_table
     from plainres.summary import layers
 
+    if set_ and not recipe:
+        raise UserError("--set changes a recipe: name one with --recipe")
     spec = _spec(network, net)
     resolved = _recipe(recipe, set_) if recipe else None
     found = layers(spec)
@@ -143,11 +190,13 @@ def train(
     epochs: Annotated[float | None, typer.Option(help="The same in passes over the training images.")] = None,
     eval_every: Annotated[int | None, typer.Option(help="Steps between evaluations; default one pass, 0 none.")] = None,
     keep_every: Annotated[int, typer.Option(help="Keep the weights every so many steps.")] = 0,
-    out: Annotated[Path, typer.Option(help="Parent of the run directory.")] = Path("runs"),
+    out: Annotated[str, typer.Option(metavar="DIR", help="Parent of the run directory.")] = "runs",
     device: Device = "auto",
     precision: Precision = "float32",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default all cores.")] = None,
-    replan: Annotated[bool, typer.Option("--replan", help="Go on although machine or libraries changed.")] = False,
+    replan: Annotated[
+        bool, typer.Option("--replan", help="Go on although machine, libraries or threads changed; marks the run.")
+    ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -156,17 +205,19 @@ def train(
     from plainres.cli_show import RunBar
     from plainres.training import train as run
 
+    loaded()
     with RunBar(quiet=quiet, to_stderr=as_json) as bar:
         result = run(
             spec,
             chosen,
-            _dataset(data, device, quiet),
+            data,
             seed=seed,
             steps=steps,
             epochs=epochs,
             eval_every=eval_every,
             keep_every=keep_every,
             out=out,
+            device=device,
             precision=precision,
             threads=threads,
             replan=replan,
@@ -190,12 +241,14 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Count the errors of trained weights."""
-    from plainres.cli_show import confusion_table, evaluation_facts, evaluation_table
+    from plainres.cli_show import PrepareBar, confusion_table, evaluation_facts, evaluation_table
     from plainres.evaluation import evaluate as run
     from plainres.weights import load
 
+    loaded()
     classifier = load(weights)
-    found = run(classifier, _dataset(data, device, as_json), split=split, precision=precision)
+    with PrepareBar(quiet=as_json) as bar:
+        found = run(classifier, data, split=split, device=device, precision=precision, progress=bar)
     facts = evaluation_facts(found, classifier)
     if not as_json:
         typer.echo(evaluation_table(found, classifier))
@@ -203,17 +256,19 @@ def evaluate(
             typer.echo(confusion_table(found))
         return
     matrix = {"confusion": found.confusion.tolist()} if confusion else {}
-    typer.echo(json.dumps({**facts, **matrix}))
+    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in facts.items()}
+    typer.echo(json.dumps({**finite, **matrix}))
 
 
 @command
 def demo(
-    out: Annotated[Path, typer.Option(help="Parent of the run directories.")] = Path("runs"),
+    out: Annotated[str, typer.Option(metavar="DIR", help="Parent of the run directories.")] = "runs",
     epochs: Annotated[float, typer.Option(help="Passes over the 5,000 training images.")] = 5,
 ) -> None:
     """Train plain20 and resnet20 for a short while on the generated data set, and compare them."""
     from plainres.cli_demo import run
 
+    loaded()
     run(out, epochs)
 
 
@@ -241,14 +296,3 @@ def _recipe(name: str, assignments: list[str] | None) -> "Recipe":
     else:
         base = recipes.named(name)
     return fields.override(base, assignments or (), "recipe")
-
-
-def _dataset(data: str | None, device: str, quiet: bool) -> Any:
-    from plainres import machine
-    from plainres.cli_show import PrepareBar
-    from plainres.data.dataset import Dataset
-    from plainres.data.prepare import find_store
-
-    target = machine.device(device)
-    with PrepareBar(quiet=quiet) as bar:
-        return Dataset(find_store(data, progress=bar), target)

@@ -1,17 +1,13 @@
 """`plainres demo`: plain against residual in a few minutes, without a network."""
 
-from pathlib import Path
-
 from plainres.cli_show import GENERATED, RunBar
 from plainres.data.dataset import dataset
-from plainres.outcome import RunResult
 from plainres.training import train
 
 
-def run(out: Path, epochs: float) -> None:
+def run(out: str, epochs: float) -> None:
     """Train plain20 and resnet20 alike on generated data, and print both errors and where the curves are."""
-    data = dataset("generated")
-    results: list[RunResult] = []
+    data, results = dataset("generated"), []
     for network in ("plain20", "resnet20"):
         with RunBar(quiet=False, to_stderr=False) as bar:
             results.append(train(network, "paper", data, epochs=epochs, out=out, reporter=bar))

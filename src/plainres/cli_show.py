@@ -39,21 +39,31 @@ class PrepareBar:
             self._tasks[what] = self._progress.add_task(what, total=total or None)
         self._progress.update(self._tasks[what], completed=done, total=total or None)
 
-    def __enter__(self) -> "PrepareBar":
+    def start(self) -> None:
+        """Show the bar."""
         self._progress.start()
+
+    def stop(self) -> None:
+        """Take the bar away."""
+        self._progress.stop()
+
+    def __enter__(self) -> "PrepareBar":
+        self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        self.stop()
 
 
 class RunBar(Reporter):
     """A run on a terminal: a bar, and a line for each evaluation. Where there is no terminal, the lines alone."""
 
     def __init__(self, *, quiet: bool, to_stderr: bool) -> None:
-        self._console = Console(stderr=True) if to_stderr or not sys.stdout.isatty() else Console()
+        terminal = sys.stdout is not None and sys.stdout.isatty() and not to_stderr
+        self._console = Console() if terminal else Console(stderr=True)
         self._lines = sys.stderr if to_stderr else sys.stdout
-        self._quiet = quiet
+        self._quiet = quiet or self._lines is None
+        self._preparing = PrepareBar(quiet=quiet)
         self._progress = Progress(
             TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[facts]}"),
             console=self._console, transient=True, disable=quiet or not self._console.is_terminal,
@@ -63,8 +73,15 @@ class RunBar(Reporter):
         self._begun_seconds: float | None = None
         self._generated = False
 
+    def preparing(self, what: str, done: int, total: int) -> None:
+        """Show a bar of its own, which ends when the run begins."""
+        self._preparing.start()
+        self._preparing(what, done, total)
+
     def started(self, job: "Job", run_dir: Path, done: int, split: str) -> None:
         """Say what is trained on what, and show the bar."""
+        self._preparing.stop()
+        self._progress.start()
         recipe, name = job.recipe, job.network_name
         self._steps, self._begun, self._batch = recipe.steps, done, recipe.batch_size
         self._generated = job.data.generated
@@ -122,16 +139,20 @@ class RunBar(Reporter):
     def _say(self, text: str) -> None:
         if self._quiet:
             return
-        if self._progress.disable:
+        console = self._progress.console
+        if not self._progress.disable and console.file is self._lines:
+            console.print(text, highlight=False, markup=False, soft_wrap=True)  # above the bar
+            return
+        try:
             print(text, file=self._lines, flush=True)
-        else:
-            self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        except OSError:  # nobody reads any more: a run of hours goes on without its lines
+            self._quiet = True
 
     def __enter__(self) -> "RunBar":
-        self._progress.start()
         return self
 
     def __exit__(self, _kind: type[BaseException] | None, _value: object, _where: TracebackType | None) -> None:
+        self._preparing.stop()
         self._progress.stop()
 
 
@@ -169,21 +190,21 @@ def evaluation_facts(found: "Evaluation", classifier: "Classifier") -> dict[str,
         "class_errors": found.class_errors,
         "data": found.data_name,
         "data_hash": found.data_hash,
-        "generated": found.data_name == "generated",
+        "generated": _generated(found, classifier),
     }
 
 
 def evaluation_table(found: "Evaluation", classifier: "Classifier") -> str:
     """An evaluation for people."""
     low, high = found.error_interval
-    about = classifier.about
+    facts = evaluation_facts(found, classifier)
     rows = [
-        f"{_name(classifier)}, recipe {about['recipe']['name']}, seed {about['seed']}, {about['steps']:,} steps",
+        f"{_name(classifier)}, recipe {facts['recipe']}, seed {facts['seed']}, {facts['steps']} steps",
         f"{found.split} error {found.error:.2%} ({found.misses:,} of {found.images:,} images of {found.data_name}; "
         f"95 % interval {low:.2%} to {high:.2%}), loss {found.loss:.4f}",
     ]
     rows += [f"  {name:<14}{error:7.2%}" for name, error in found.class_errors.items()]
-    if found.data_name == "generated":
+    if _generated(found, classifier):
         rows.append(GENERATED)
     return "\n".join(rows)
 
@@ -195,6 +216,11 @@ def confusion_table(found: "Evaluation") -> str:
     for name, row in zip(names, found.confusion.tolist(), strict=True):
         rows.append(f"{name:<16}" + "".join(f"{count:>10,}" for count in row))
     return "\n".join(rows)
+
+
+def _generated(found: "Evaluation", classifier: "Classifier") -> bool:
+    """Whether the data is drawn, or the weights were trained on what is."""
+    return "generated" in (found.data_name, classifier.about.get("data"))
 
 
 def _name(classifier: "Classifier") -> str:

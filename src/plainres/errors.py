@@ -11,7 +11,7 @@ class UserError(Exception):
 
 
 class Stopped(Exception):
-    """A run that was stopped and can go on. `run_dir` and `step` say where; exit status 75, or 130."""
+    """A run that was stopped and can go on; the message says where. Exit status 75, or 130."""
 
     def __init__(self, message: str, *, exit_status: int = 75) -> None:
         """`exit_status` is 130 when the user interrupted, 75 when the system asked the run to stop."""
@@ -28,7 +28,7 @@ class Diverged(Exception):
 def unknown(what: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that does not exist: it names the nearest right one, or all if none is near."""
     names = [str(k) for k in known]
-    near = get_close_matches(name.lower(), [n.lower() for n in names], n=1, cutoff=0.5)
+    near = get_close_matches(name.lower(), [n.lower() for n in names], n=1, cutoff=0.6)
     if near:
         right = next(n for n in names if n.lower() == near[0])
         return UserError(f"unknown {what} '{name}'; did you mean '{right}'?")

@@ -1,7 +1,7 @@
 """Evaluation: always in evaluation mode, integer misses, the network left as it was."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plainres import fields, machine, recipes, weights
-from plainres.data.dataset import Dataset, Part, dataset
-from plainres.errors import Stopped, UserError
+from plainres.data.dataset import PARTS, Dataset, Part, dataset
+from plainres.data.records import Progress
+from plainres.errors import Stopped, UserError, unknown
 from plainres.normalization import Normalization
 from plainres.recipe import Recipe
 from plainres.statistics import interval
@@ -59,7 +60,7 @@ class Evaluation:
         """The error of each class that has images."""
         confusion = self.confusion
         wrong, total = confusion.sum(1) - confusion.diag(), confusion.sum(1)
-        return {c: float(w / t) for c, w, t in zip(self.classes, wrong, total, strict=True) if t}
+        return {c: int(w) / int(t) for c, w, t in zip(self.classes, wrong, total, strict=True) if t}
 
 
 @torch.no_grad()
@@ -77,7 +78,7 @@ def evaluate_part(
     training = [module for module in network.modules() if module.training]
     network.eval()
     try:
-        logits = []
+        logits: list[Tensor] = []
         for images in torch.split(part.images, batch):
             if should_stop():
                 raise Stopped("stopped during an evaluation")
@@ -97,33 +98,44 @@ def evaluate_part(
 
 def evaluate(
     what: str | Path | nn.Module,
-    data: str | Dataset | None = None,
+    data: str | Path | Dataset | None = None,
     *,
     split: str = "test",
     recipe: str | Recipe = "paper",
     device: str = "auto",
     precision: str = "float32",
+    progress: Progress | None = None,
 ) -> Evaluation:
     """The error of a weights file, a run directory, a Classifier, or any module.
 
-    A module from outside gets images normalized as `recipe` has it. `split` is "test", "train" or "val", the
-    last two as the weights' own recipe (or `recipe`) divides the training set.
+    A module from outside gets images normalized as `recipe` has it, and is moved to the data's device. `split` is
+    "test", "train" or "val", the last two as the weights' own recipe (or `recipe`) divides the training set.
+    `progress` is told of data being prepared. UserError where weights and data do not belong together.
     """
+    machine.precision(precision)
+    if split not in PARTS:
+        raise unknown("split", split, PARTS)
+    what = weights.load(what) if isinstance(what, (str, Path)) else what
     target = machine.device(device)
-    if isinstance(what, (str, Path)):
-        what = weights.load(what)
-    whole = data if isinstance(data, Dataset) else dataset(data, target)
-    network, inputs = what, None
+    network, inputs, classes = what, None, None
     if isinstance(what, weights.Classifier):
-        network, inputs = what.network, what.normalization.to(whole.device)
+        network, inputs, classes = what.network, what.normalization, what.classes
         recipe = _recipe_of(what.about, recipe)
     chosen = recipes.resolve(recipe)
+    whole = data if isinstance(data, Dataset) else dataset(data, target, progress=progress)
+    if classes not in (None, whole.classes):
+        raise UserError(f"these weights know the classes {_listed(classes)}, the data has {_listed(whole.classes)}")
     part = whole.part(split, chosen.validation_images)
+    normalization = inputs.to(whole.device) if inputs else whole.normalization(chosen)
     network.to(whole.device)
-    found = evaluate_part(network, part, inputs or whole.normalization(chosen), whole.classes, precision=precision)
-    return Evaluation(
-        split, found.logits, found.labels, found.misses, found.loss, whole.classes, whole.name, whole.hash
-    )
+    with machine.exact(whole.device):
+        found = evaluate_part(network, part, normalization, whole.classes, precision=precision)
+    return replace(found, data_name=whole.name, data_hash=whole.hash)
+
+
+def _listed(classes: Sequence[str] | None) -> str:
+    names = list(classes or ())
+    return ", ".join(names[:3]) + (f", ... ({len(names)})" if len(names) > 3 else "")
 
 
 def _recipe_of(about: dict[str, Any], otherwise: str | Recipe) -> str | Recipe:

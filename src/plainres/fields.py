@@ -75,7 +75,7 @@ def _converted(value: object, hint: Any, options: tuple[str, ...], where: str) -
         hint = next(h for h in typing.get_args(hint) if h is not type(None))
     try:
         converted = _scalar(value, hint)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise UserError(f"{where}: expected {_named(hint)}, got '{value}'") from None
     if options and converted not in options:
         raise unknown(f"value of {where}:", str(converted), options)

@@ -14,7 +14,7 @@ def write(path: Path, content: bytes) -> None:
 
     A full disk or a folder that cannot be written is a UserError, and the old file stays.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")  # one writer at a time: the run is locked
     try:
         with temporary.open("wb") as file:
             file.write(content)

@@ -13,10 +13,16 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.exit_status: int | None = None
+        self._obeyed = False
         self._before: dict[signal.Signals, Any] = {}
 
     def __bool__(self) -> bool:
         return self.exit_status is not None
+
+    def act(self) -> int:
+        """The exit status asked for; from now on the request counts as obeyed."""
+        self._obeyed = True
+        return self.exit_status or 75
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.exit_status = _ASKED[signal.Signals(number)]
@@ -33,5 +39,7 @@ class StopRequest:
                 self._before[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._restore()
+        if kind is None and self.exit_status == 130 and not self._obeyed:
+            raise KeyboardInterrupt  # it came too late to stop the run, not too late for what comes after it

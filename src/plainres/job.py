@@ -1,20 +1,25 @@
 """What a run is: names and flags resolved into values, before anything is computed."""
 
+import hashlib
+import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
-from plainres import fields, machine, recipes
+from plainres import fields, machine, recipes, weights
 from plainres.data.dataset import Dataset, dataset
-from plainres.errors import UserError, unknown
+from plainres.data.records import Progress
+from plainres.errors import UserError
 from plainres.network import build
 from plainres.recipe import Recipe, steps_of, with_steps
 from plainres.spec import NetworkSpec
-from plainres.step import OptimizerFactory
+from plainres.step import OptimizerFactory, sgd
 
-PRECISIONS = ("float32", "bfloat16")
+_CLASSES = NetworkSpec().classes
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,27 +28,15 @@ class Job:
 
     network: nn.Module
     network_name: str
-    spec: NetworkSpec | None  # None: a network from outside
+    network_facts: dict[str, Any]  # as `run.json` and weights files have it
+    depth: int | None  # weighted layers; None for a network from outside
     recipe: Recipe
     data: Dataset
     seed: int
     precision: str
     device: torch.device
-    optimizer: OptimizerFactory | None = None
-
-    @property
-    def depth(self) -> int | None:
-        """Weighted layers, where they are known."""
-        return self.spec.depth if self.spec else None
-
-    @property
-    def network_facts(self) -> dict[str, Any]:
-        """The network as `run.json` and weights files have it."""
-        if self.spec:
-            return fields.to_json(self.spec)
-        kind = type(self.network)
-        count = sum(p.numel() for p in self.network.parameters())
-        return {"module": f"{kind.__module__}.{kind.__qualname__}", "parameters": count}
+    optimizer: Optimizer
+    optimizer_facts: str | None  # None: the recipe's own
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -60,9 +53,7 @@ class Job:
             "data": self.data.name,
             "data_hash": self.data.hash,
         }
-        if self.optimizer is not None:
-            identity["optimizer"] = getattr(self.optimizer, "__qualname__", type(self.optimizer).__qualname__)
-        return identity
+        return identity if self.optimizer_facts is None else {**identity, "optimizer": self.optimizer_facts}
 
     @property
     def directory_name(self) -> str:
@@ -73,7 +64,7 @@ class Job:
 def resolve(
     network: str | NetworkSpec | nn.Module,
     recipe: str | Recipe,
-    data: str | Dataset | None,
+    data: str | Path | Dataset | None,
     *,
     seed: int,
     steps: int | None,
@@ -81,32 +72,87 @@ def resolve(
     device: str,
     precision: str,
     optimizer: OptimizerFactory | None,
+    progress: Progress | None = None,
 ) -> Job:
-    """The job that these names stand for; every mistake is found here, before the data is opened if it can be."""
-    if precision not in PRECISIONS:
-        raise unknown("precision", precision, PRECISIONS)
+    """The job that these names stand for; what is a mistake without the data is found before it is opened."""
+    machine.precision(precision)
+    _check_numbers(seed, steps, epochs)
+    chosen = recipes.resolve(recipe)
+    spec = NetworkSpec.named(network) if isinstance(network, str) else network
+    target = data.device if isinstance(data, Dataset) else machine.device(device)
+    resident = data if isinstance(data, Dataset) else dataset(data, target, progress=progress)
+    images = len(resident.part("train", chosen.validation_images).labels)
+    if epochs is not None:
+        steps = steps_of(epochs, images, chosen.batch_size)
+    if steps is not None:
+        chosen = fields.replace(with_steps(chosen, min(steps, 10**9)), {"steps": steps}, "recipe")
+    module, name, facts, depth = _network(spec, len(resident.classes), seed, chosen)
+    module.to(device=target, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    made = optimizer(module.parameters(), chosen.learning_rate) if optimizer else sgd(module, chosen)
+    described = f"{type(made).__qualname__} {_digest(repr(made).encode())}" if optimizer else None
+    return Job(module, name, facts, depth, chosen, resident, seed, precision, target, made, described)
+
+
+def _check_numbers(seed: int, steps: int | None, epochs: float | None) -> None:
     if not 0 <= seed < 2**64:
         raise UserError(f"seed {seed} is not between 0 and 2^64 - 1")
     if steps is not None and epochs is not None:
         raise UserError("give --steps or --epochs, not both")
-    if (steps is not None and steps < 1) or (epochs is not None and not epochs > 0):
-        raise UserError("--steps and --epochs must be above 0")
-    chosen = recipes.resolve(recipe)
-    spec = NetworkSpec.named(network) if isinstance(network, str) else network
-    target = data.device if isinstance(data, Dataset) else machine.device(device)
-    resident = data if isinstance(data, Dataset) else dataset(data, target)
-    images = len(resident.part("train", chosen.validation_images).labels)
-    if epochs is not None:
-        steps = steps_of(epochs, images, chosen.batch_size)
-    chosen = with_steps(chosen, steps) if steps is not None else chosen
-    module, known, name = _network(spec, len(resident.classes), seed)
-    module.to(device=target, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Job(module, name, known, chosen, resident, seed, precision, target, optimizer)
+    if steps is not None and steps < 1:
+        raise UserError("--steps must be above 0")
+    if epochs is not None and not (0 < epochs < math.inf):
+        raise UserError("--epochs must be a number above 0")
 
 
-def _network(network: NetworkSpec | nn.Module, classes: int, seed: int) -> tuple[nn.Module, NetworkSpec | None, str]:
-    """The module to train, its spec if it is one of ours, and its name."""
-    if isinstance(network, NetworkSpec):
-        spec = network.with_classes(classes)
-        return build(spec, seed=seed), spec, spec.name
-    return network, None, type(network).__name__
+def _network(
+    network: NetworkSpec | nn.Module, classes: int, seed: int, recipe: Recipe
+) -> tuple[nn.Module, str, dict[str, Any], int | None]:
+    """The module to train, its name, what identifies it, and its depth if it is one of ours."""
+    if isinstance(network, nn.Module):
+        _check_stranger(network, classes)
+        return network, type(network).__name__, _stranger_facts(network), None
+    if network.classes not in (_CLASSES, classes):
+        raise UserError(f"network field 'classes' is {network.classes}, the data has {classes} classes")
+    if network.fc_bn and recipe.batch_size == 1:
+        raise UserError("a network with BN on its classifier needs a batch_size of at least 2")
+    spec = fields.replace(network, {"classes": classes}, "network")
+    return build(spec, seed=seed), spec.name, fields.to_json(spec), spec.depth
+
+
+def _check_stranger(network: nn.Module, classes: int) -> None:
+    """Refuse at the start what would fail at the end."""
+    if clash := [key for key in weights.RESERVED if key in network.state_dict()]:
+        raise UserError(f"the network has a tensor called {clash[0]}, which weights files keep for themselves")
+    training = [module for module in network.modules() if module.training]
+    parameter = next(network.parameters(), None)
+    if parameter is None:
+        raise UserError("the network has no parameters to train")
+    network.eval()
+    try:
+        with torch.no_grad():
+            found = tuple(network(torch.zeros(2, 3, 32, 32, device=parameter.device)).shape)
+    except RuntimeError as error:
+        raise UserError(f"the network does not take images (N, 3, 32, 32): {str(error).splitlines()[0]}") from error
+    finally:
+        for module in training:
+            module.training = True
+    if found != (2, classes):
+        raise UserError(f"the network turns 2 images into {found}, expected {(2, classes)}, for {classes} classes")
+
+
+def _stranger_facts(network: nn.Module) -> dict[str, Any]:
+    """What identifies a network from outside: its class, its structure, and the numbers it starts from."""
+    kind = type(network)
+    digest = hashlib.sha256()
+    for key, value in network.state_dict().items():
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return {
+        "module": f"{kind.__module__}.{kind.__qualname__}",
+        "structure": _digest(repr(network).encode()),
+        "start": digest.hexdigest()[:16],
+    }
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]

@@ -16,6 +16,9 @@ from plainres.job import Job
 class Reporter:
     """What a run tells while it goes; this one says nothing. Override what is of interest."""
 
+    def preparing(self, what: str, done: int, total: int) -> None:
+        """The data is being prepared: bytes done of a total, 0 if unknown, of one part of it."""
+
     def started(self, job: Job, run_dir: Path, done: int, split: str) -> None:
         """The run begins, or goes on after `done` steps; `split` is the part it evaluates on."""
 
@@ -60,6 +63,10 @@ def write_predictions(path: Path, logits: Tensor, part: Part) -> None:
     tensors = {"logits": logits, "labels": part.labels.cpu(), "index": part.index.cpu()}
     tensors = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
     files.write(path, safetensors.torch.save(tensors, {"split": part.name}))
+
+
+FACTS = ("network", "split", "steps", "misses", "images", "error", "error_interval", "train_error", "seconds")
+"""What a `result.json` must have to be one."""
 
 
 def facts(job: Job, found: Evaluation, last_window: dict[str, Any]) -> dict[str, Any]:

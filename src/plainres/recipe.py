@@ -1,5 +1,7 @@
 """A recipe: everything about training that is not the network, as one value."""
 
+import math
+import re
 from dataclasses import dataclass, replace
 
 from plainres.fields import one_of
@@ -39,32 +41,46 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant."""
-        self._at_least(1, "steps", "batch_size")
-        self._at_least(0, "warmup_steps", "error_warmup_depth", "validation_images", "pad")
-        self._at_least(0, "learning_rate", "error_warmup_learning_rate", "weight_decay", "momentum")
-        if self.drop_factor <= 0:
-            raise ValueError(f"drop_factor is {self.drop_factor}, it must be above 0")
-        if self.warmup_steps >= self.steps and self.schedule != "steps":
-            raise ValueError(f"warmup_steps ({self.warmup_steps}) must be below steps ({self.steps})")
-        if self.pad > 32:
-            raise ValueError(f"pad is {self.pad}, it must be at most 32")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing is {self.label_smoothing}, it must be in [0, 1)")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,59}", self.name):  # it names the run directory
+            raise ValueError(f"name '{self.name}' must be letters, digits and _.+-, 60 at most")
+        self._within(1, 10**9, "steps")
+        self._within(1, 65_536, "batch_size")
+        self._within(0, 10**9, "warmup_steps", "error_warmup_depth", "validation_images")
+        self._within(0, math.inf, "learning_rate", "error_warmup_learning_rate", "weight_decay")
+        self._within(0, 32, "pad")
+        self._check_schedule()
+        self._check_normalization()
+        if not 0 <= self.momentum < 1 or not 0 <= self.label_smoothing < 1:
+            raise ValueError("momentum and label_smoothing must be in [0, 1)")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs a momentum above 0")
+
+    def _check_schedule(self) -> None:
+        if self.drop_factor <= 0:
+            raise ValueError(f"drop_factor is {self.drop_factor}, it must be above 0")
+        if not 0 < self.error_warmup_until <= 1:
+            raise ValueError(f"error_warmup_until is {self.error_warmup_until}, it must be in (0, 1]")
+        if self.warmup_steps >= self.steps and self.schedule != "steps":
+            raise ValueError(f"warmup_steps ({self.warmup_steps}) must be below steps ({self.steps})")
+        if list(self.drops) != sorted(set(self.drops)) or any(drop < 1 for drop in self.drops):
+            raise ValueError(f"drops {self.drops} must rise, from 1 on")
+
+    def _check_normalization(self) -> None:
         if len(self.mean) not in (0, 3) or len(self.std) not in (0, 3):
             raise ValueError("mean and std take three numbers, or none to have them computed")
         if any(s <= 0 for s in self.std):
             raise ValueError("std must be above 0")
         if self.normalization == "pixel-mean" and (self.mean or self.std):
             raise ValueError("mean and std are given by channel: normalization must be channel-mean(-std)")
-        if list(self.drops) != sorted(set(self.drops)):
-            raise ValueError(f"drops {self.drops} must rise")
+        divided = self.normalization == "channel-mean-std"
+        if (divided and bool(self.mean) != bool(self.std)) or (self.std and not divided):
+            raise ValueError("channel-mean-std takes both mean and std, or neither; channel-mean takes no std")
 
-    def _at_least(self, least: float, *names: str) -> None:
+    def _within(self, least: float, most: float, *names: str) -> None:
         for name in names:
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}, it must be at least {least}")
+            if not least <= getattr(self, name) <= most:
+                limit = f"at least {least}" if getattr(self, name) < least else f"at most {most}"
+                raise ValueError(f"{name} is {getattr(self, name)}, it must be {limit}")
 
 
 def with_steps(recipe: Recipe, steps: int) -> Recipe:
@@ -79,5 +95,5 @@ def with_steps(recipe: Recipe, steps: int) -> Recipe:
 
 
 def steps_of(epochs: float, images: int, batch_size: int) -> int:
-    """The steps of `epochs` passes over `images` training images, at least one."""
-    return max(1, round(epochs * images / batch_size))
+    """The whole steps of `epochs` passes over `images` training images, at least one."""
+    return max(1, int(epochs * images / batch_size))

@@ -7,7 +7,7 @@ from typing import Any
 
 from plainres import fields
 from plainres.errors import UserError, unknown
-from plainres.recipe import Recipe
+from plainres.recipe import Recipe, steps_of
 
 
 def paper() -> Recipe:
@@ -59,9 +59,9 @@ def cfmz() -> Recipe:
     return Recipe(
         name="cfmz",
         batch_size=128,
-        steps=180 * 50_000 // 128,
+        steps=steps_of(180, 50_000, 128),
         learning_rate=0.1,
-        drops=(90 * 50_000 // 128, 135 * 50_000 // 128),
+        drops=(steps_of(90, 50_000, 128), steps_of(135, 50_000, 128)),
         momentum=0.9,
         weight_decay=1e-4,
         normalization="channel-mean",
@@ -71,7 +71,7 @@ def cfmz() -> Recipe:
 
 def quick() -> Recipe:
     """ResNet-20 in minutes on two cores: a short linear schedule with a large peak. Chosen on a 45,000/5,000 split."""
-    steps = 12 * 50_000 // 128
+    steps = steps_of(12, 50_000, 128)
     return Recipe(
         name="quick",
         batch_size=128,
@@ -88,14 +88,14 @@ def quick() -> Recipe:
 
 def best() -> Recipe:
     """A first recipe for a low error with the unchanged network: 200 passes, cosine, more decay, Nesterov."""
-    steps = 200 * 50_000 // 128
+    steps = steps_of(200, 50_000, 128)
     return Recipe(
         name="best",
         batch_size=128,
         steps=steps,
         schedule="cosine",
         learning_rate=0.1,
-        warmup_steps=5 * 50_000 // 128,
+        warmup_steps=steps_of(5, 50_000, 128),
         momentum=0.9,
         nesterov=True,
         weight_decay=5e-4,

@@ -39,7 +39,7 @@ def responses(
             handle.remove()
         for module in training:
             module.training = True
-    return [{"layer": name, "std": _pooled(torch.stack(batches))} for name, batches in moments.items()]
+    return [{"layer": name, "std": _pooled(torch.stack(batches))} for name, batches in moments.items() if batches]
 
 
 def _pooled(batches: Tensor) -> float:

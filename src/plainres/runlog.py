@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -61,10 +62,17 @@ class RunDirectory:
                 "its run.json was changed: give another --out"
             )
 
-    def read_json(self, name: str) -> Any:
-        """A JSON file of the run; None if it is not there."""
+    def read_object(self, name: str, *needed: str) -> dict[str, Any] | None:
+        """A JSON object of the run with the keys `needed`; None if the file is not there."""
         path = self.path / name
-        return files.read_json(path) if path.exists() else None
+        if not path.exists():
+            return None
+        found = files.read_json(path)
+        if not isinstance(found, dict) or not all(key in found for key in needed):
+            raise UserError(
+                f"{path} is damaged: no object with {', '.join(needed)}; move {self.path} away to begin anew"
+            )
+        return found
 
     def write_json(self, name: str, data: Any) -> None:
         """Put a JSON file into the run, whole or not at all."""
@@ -79,7 +87,8 @@ class RunDirectory:
         path = self.path / "metrics.jsonl"
         files.write(path, b"".join(_encoded(line) for line in kept))
         try:
-            self._metrics = path.open("ab")
+            # unbuffered: what a full disk refused must not be tried again when the file is closed
+            self._metrics = path.open("ab", buffering=0)
             self._events = _Events(self.path)
             for line in kept:
                 self._events.add(line)
@@ -93,8 +102,7 @@ class RunDirectory:
             raise RuntimeError("start_metrics comes first")
         stamped = {**line, "time": time.time()}
         try:
-            self._metrics.write(_encoded(stamped))
-            self._metrics.flush()
+            _write_all(self._metrics, _encoded(stamped))
             self._events.add(stamped)
         except OSError as error:
             raise files.refused(error, self.path / "metrics.jsonl") from error
@@ -111,11 +119,13 @@ class RunDirectory:
 
     def close(self) -> None:
         """Release the run for other processes."""
-        if self._metrics is not None:
-            self._metrics.close()
-        if self._events is not None:
-            self._events.close()
-        self._lock.close()
+        try:
+            if self._metrics is not None:
+                self._metrics.close()
+            if self._events is not None:
+                self._events.close()
+        finally:
+            self._lock.close()
 
     def __enter__(self) -> "RunDirectory":
         return self
@@ -125,7 +135,10 @@ class RunDirectory:
 
 
 def metrics(run: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a run's metrics, in order. A torn last line, as a crash leaves it, is passed over."""
+    """The lines of a run's metrics, in order; each has a `kind`, a `step`, and finite numbers.
+
+    A torn last line, as a crash leaves it, is passed over; any other damage is a UserError.
+    """
     path = run / "metrics.jsonl"
     if not path.exists():
         return
@@ -133,16 +146,34 @@ def metrics(run: Path) -> Iterator[dict[str, Any]]:
         for number, raw in enumerate(file, 1):
             if not raw.endswith(b"\n"):
                 return
-            try:
-                line = json.loads(raw)
-                line["step"] = int(line["step"])
-            except (ValueError, KeyError, TypeError):
-                raise UserError(f"{path}: line {number} is damaged") from None
+            line = _decoded(raw)
+            if line is None:
+                raise UserError(
+                    f"{path}: line {number} is damaged; delete it and what follows, and give the command again"
+                )
             yield line
+
+
+def _decoded(raw: bytes) -> dict[str, Any] | None:
+    """A line of metrics; None if it is none."""
+    try:
+        line = json.loads(raw)
+    except ValueError:
+        return None
+    if not isinstance(line, dict) or not isinstance(line.get("kind"), str) or type(line.get("step")) is not int:
+        return None
+    numbers = [line.get(name, 0.0) for name in ("loss", "error", "learning_rate", *TIMINGS)]
+    return line if all(type(n) in (int, float) and math.isfinite(n) for n in numbers) else None
 
 
 def _encoded(line: dict[str, Any]) -> bytes:
     return json.dumps(line).encode() + b"\n"
+
+
+def _write_all(file: IO[bytes], content: bytes) -> None:
+    """Write to an unbuffered file, which may take a part of it when the disk is full."""
+    while content:
+        content = content[file.write(content) :]
 
 
 def _locked(run: Path) -> IO[bytes]:
@@ -157,14 +188,19 @@ def _locked(run: Path) -> IO[bytes]:
 
 
 class _Events:
-    """TensorBoard events, made from metrics lines alone."""
+    """TensorBoard events, made from metrics lines alone, each on its way to the disk when it is added."""
 
     def __init__(self, run: Path) -> None:
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        # TensorBoard's own writer works in a thread, where a full disk is a traceback and no error
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
         for old in run.glob("events.out.tfevents.*"):
             old.unlink()
-        self._writer = EventFileWriter(str(run), flush_secs=30)
+        now = time.time()
+        self._file = (run / f"events.out.tfevents.{int(now)}.plainres").open("wb", buffering=0)
+        self._writer = RecordWriter(self._file)
+        self._writer.write(Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
 
     def add(self, line: dict[str, Any]) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
@@ -178,10 +214,10 @@ class _Events:
         ]
         if values:
             event = Event(step=line["step"], wall_time=line["time"], summary=Summary(value=values))
-            self._writer.add_event(event)
+            self._writer.write(event.SerializeToString())
 
     def flush(self) -> None:
-        self._writer.flush()
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        self._writer.close()
+        self._file.close()

@@ -18,6 +18,7 @@ _VARIANTS: dict[str, dict[str, object]] = {
         "fc_bn": True,
     },
 }
+_PROJECTED = {"b", "c"}  # variants of shortcuts, which a plain network has not
 _PAPER_DEPTHS = (20, 32, 44, 56, 110)
 _BOTTLENECK_DEPTHS = (164, 1001)  # of preact networks
 _NAME = re.compile(r"(plain|resnet|preact)(\d+)(?:-([a-z]+))?")
@@ -49,8 +50,8 @@ class NetworkSpec:
             below = max(1, (self.depth - 2) // layers)
             near = " or ".join(str(n * layers + 2) for n in (below, below + 1))
             raise ValueError(f"depth {self.depth} is not {layers}n+2; nearest: {near}")
-        if self.width < 1 or self.classes < 2:
-            raise ValueError("width must be at least 1 and classes at least 2")
+        if self.depth > 10_000 or not 1 <= self.width <= 4096 or not 2 <= self.classes <= 65_536:
+            raise ValueError("depth must be at most 10,000, width 1 to 4,096, classes 2 to 65,536")
 
     @property
     def layers_a_block(self) -> int:
@@ -66,7 +67,7 @@ class NetworkSpec:
     def name(self) -> str:
         """The name that stands for this spec, whatever its classes; with "-custom" where none does."""
         family = next(f for f, kind in _FAMILY.items() if kind == self.kind)
-        for suffix in _VARIANTS:
+        for suffix in _VARIANTS if family != "plain" else _VARIANTS.keys() - _PROJECTED:
             name = f"{family}{self.depth}" + (f"-{suffix}" if suffix else "")
             if replace(_spec(family, self.depth, suffix), classes=self.classes) == self:
                 return name
@@ -76,10 +77,11 @@ class NetworkSpec:
     def named(cls, name: str) -> "NetworkSpec":
         """The spec of a name: `resnet56`, `plain20-techxzen`, `preact164`; the nearest is named if there is none."""
         match = _NAME.fullmatch(name.lower())
-        if match is None or (match[3] or "") not in _VARIANTS:
+        projected = match is not None and match[1] == "plain" and match[3] in _PROJECTED
+        if match is None or (match[3] or "") not in _VARIANTS or projected:
             raise unknown("network", name, known_names())
         try:
-            return _spec(match[1], int(match[2]), match[3] or "")
+            return _spec(match[1], int(match[2][:9]), match[3] or "")
         except ValueError as error:
             raise UserError(f"network '{name}': {error}") from None
 

@@ -1,15 +1,19 @@
 """One training step, and the window of the last hundred."""
 
+import contextlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from plainres import streams
 from plainres.recipe import Recipe
+from plainres.streams import Stream
 
 WINDOW = 100  # steps between readings of loss and error
 
@@ -56,13 +60,19 @@ class Window:
 class EagerStep:
     """Forward, loss, backward, update, operation by operation: the reference for every faster engine."""
 
-    def __init__(self, network: nn.Module, optimizer: Optimizer, recipe: Recipe, precision: str) -> None:
+    def __init__(
+        self, network: nn.Module, optimizer: Optimizer, recipe: Recipe, precision: str, *, seed: int, draws: bool
+    ) -> None:
+        """`draws`: the network may draw from PyTorch's generator (dropout), which then is seeded at each step."""
         self.network, self.optimizer, self.recipe = network, optimizer, recipe
+        self.seed, self.draws = seed, draws
         self.bfloat16 = precision == "bfloat16"
         self.scales = [group.get("lr_scale", 1.0) for group in optimizer.param_groups]
 
     def __call__(self, step: int, images: Tensor, labels: Tensor, learning_rate: float) -> tuple[Tensor, Tensor]:
         """Train on one batch; returns its mean loss and its misses, on the device."""
+        if self.draws:
+            torch.manual_seed(int(streams.words(self.seed, Stream.DROPOUT, step, 1)[0] >> np.uint64(1)))
         for group, scale in zip(self.optimizer.param_groups, self.scales, strict=True):
             group["lr"] = learning_rate * scale
         if self.recipe.reset_momentum_at_drops and step in self.recipe.drops:
@@ -76,6 +86,13 @@ class EagerStep:
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         return loss.detach(), (logits.detach().argmax(1) != labels).sum()
+
+
+@contextlib.contextmanager
+def own_generator(device: torch.device, *, draws: bool) -> Iterator[None]:
+    """Leave PyTorch's generators as found, where a network `draws` from them."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=draws):
+        yield
 
 
 def sgd(network: nn.Module, recipe: Recipe) -> Optimizer:
@@ -95,3 +112,8 @@ def sgd(network: nn.Module, recipe: Recipe) -> Optimizer:
         nesterov=recipe.nesterov,
         fused=fused,
     )
+
+
+def is_due(done: int, every: int) -> bool:
+    """Whether what happens every so many steps (0: never) happens after `done` steps."""
+    return every > 0 and done % every == 0

@@ -22,6 +22,7 @@ class Stream(IntEnum):
     CROP = 3
     FLIP = 4
     GENERATED = 5
+    DROPOUT = 6  # the seeds of PyTorch's generator, for networks from outside that draw from it
 
 
 def words(seed: int, stream: int, start: int, count: int) -> NDArray[np.uint64]:

@@ -1,17 +1,18 @@
 """Train one network: the loop, and everything that makes it go on after a stop."""
 
+import contextlib
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
 from torch import nn
 
-from plainres import checkpoint, outcome, plan, weights
+from plainres import checkpoint, machine, outcome, plan, weights
 from plainres import job as jobs
 from plainres.data.dataset import Dataset
-from plainres.errors import Diverged, Stopped
+from plainres.errors import Diverged, Stopped, UserError
 from plainres.evaluation import Evaluation, evaluate_part
 from plainres.interrupt import StopRequest
 from plainres.outcome import Reporter, RunResult
@@ -20,13 +21,13 @@ from plainres.responses import responses
 from plainres.runlog import RunDirectory
 from plainres.schedule import learning_rate, warms_up_by_error
 from plainres.spec import NetworkSpec
-from plainres.step import WINDOW, EagerStep, OptimizerFactory, Window, sgd
+from plainres.step import WINDOW, EagerStep, OptimizerFactory, Window, is_due, own_generator
 
 
 def train(
     network: str | NetworkSpec | nn.Module = "resnet20",
     recipe: str | Recipe = "paper",
-    data: str | Dataset | None = None,
+    data: str | Path | Dataset | None = None,
     *,
     seed: int = 0,
     steps: int | None = None,
@@ -44,36 +45,38 @@ def train(
 ) -> RunResult:
     """Train a network by a recipe into a run directory; the same call again goes on, or returns what is finished.
 
-    `network` is a name, a spec, or any module that takes normalized images (N, 3, 32, 32) to logits; `optimizer`
-    makes any optimizer from (parameters, learning rate), otherwise the recipe's SGD is used. `eval_every` is in
-    steps (default: one pass; 0: only at the end), `keep_every` keeps weights along the way, `checkpoint_seconds`
-    is the time between checkpoints. Raises UserError, Stopped (resumable) or Diverged.
+    `network` is a name, a spec, or any module that takes normalized images (N, 3, 32, 32) to logits, which is
+    trained in place; `optimizer` makes any optimizer from (parameters, learning rate), otherwise the recipe's SGD
+    is used. A module from outside is the same run only if it starts from the same numbers: seed what makes it.
+    `eval_every` is in steps (default: one pass; 0: only at the end), `keep_every` keeps weights along the way,
+    `checkpoint_seconds` is the time between checkpoints. Raises UserError, Stopped (resumable) or Diverged.
     """
     report = reporter or Reporter()
-    with StopRequest() as stop:
-        job = jobs.resolve(
-            network,
-            recipe,
-            data,
-            seed=seed,
-            steps=steps,
-            epochs=epochs,
-            device=device,
-            precision=precision,
-            optimizer=optimizer,
-        )
-        with RunDirectory(Path(out), job.directory_name, job.identity) as run:
-            finished = run.read_json("result.json")
-            if finished is not None:
-                return RunResult(run.path, finished, already_finished=True)
-            asked = {"threads": threads, "eval_every": eval_every}
-            settled = plan.for_run(job, run, asked, replan=replan)
-            with plan.applied(settled):
-                training = Training(job, run, settled, report, stop)
-                training.keep_every, training.checkpoint_seconds = keep_every, checkpoint_seconds
-                training.resume()
-                training.loop()
-                return training.finish()
+    if (eval_every or 0) < 0 or keep_every < 0 or (threads or 1) < 1:
+        raise UserError("eval_every and keep_every must not be below 0, threads not below 1")
+    job = jobs.resolve(
+        network,
+        recipe,
+        data,
+        seed=seed,
+        steps=steps,
+        epochs=epochs,
+        device=device,
+        precision=precision,
+        optimizer=optimizer,
+        progress=report.preparing,
+    )
+    with StopRequest() as stop, RunDirectory(Path(out), job.directory_name, job.identity) as run:
+        finished = run.read_object("result.json", *outcome.FACTS)
+        if finished is not None:
+            return RunResult(run.path, finished, already_finished=True)
+        settled = plan.for_run(job, run, {"threads": threads, "eval_every": eval_every}, replan=replan)
+        with plan.applied(settled), own_generator(job.device, draws=job.depth is None):
+            training = Training(job, run, settled, report, stop)
+            training.keep_every, training.checkpoint_seconds = keep_every, checkpoint_seconds
+            training.resume()
+            training.loop()
+            return training.finish()
 
 
 class Training:
@@ -86,10 +89,8 @@ class Training:
         self, job: jobs.Job, run: RunDirectory, settled: plan.Plan, report: Reporter, stop: StopRequest
     ) -> None:
         self.job, self.run, self.plan, self.report, self.stop = job, run, settled, report, stop
-        recipe, parameters = job.recipe, job.network.parameters()
-        make = job.optimizer
-        self.optimizer = make(parameters, recipe.learning_rate) if make else sgd(job.network, recipe)
-        self.take = EagerStep(job.network, self.optimizer, recipe, job.precision)
+        recipe, draws = job.recipe, job.depth is None
+        self.take = EagerStep(job.network, job.optimizer, recipe, job.precision, seed=job.seed, draws=draws)
         self.batches = job.data.batches(job.seed, recipe)
         # A run that keeps validation images is there to choose by: it never looks at the test set.
         self.held_out = job.data.part("val" if recipe.validation_images else "test", recipe.validation_images)
@@ -98,75 +99,80 @@ class Training:
         self.saved_at = -1  # the step of the last checkpoint
         self.warmup_end: int | None = None
         self.seconds = self.evaluation_seconds = 0.0
-        self._logged_seconds, self._logged_step = 0.0, 0
-        self._started = self._saved_time = time.perf_counter()
+        self.last_window: dict[str, Any] = {}  # the line of the last hundred steps
         self.last: Evaluation | None = None
-        self.last_window: dict[str, Any] = {}
+        self._logged_seconds = 0.0
+        self._running_since: float | None = None  # while the clock of training seconds runs
+        self._saved_time = time.perf_counter()
 
     # -- the loop
 
     def loop(self) -> None:
         """Step until the recipe's last one, or until asked to stop."""
-        recipe, network = self.job.recipe, self.job.network
-        network.train()
-        self._started = time.perf_counter()
+        recipe = self.job.recipe
+        self.job.network.train()
+        self._running_since = time.perf_counter()
         while self.done < recipe.steps:
             step = self.done
             rate = learning_rate(step, recipe, depth=self.job.depth, warmup_end=self.warmup_end)
             self.window.put(step, *self.take(step, *self.batches[step], rate))
             self.done += 1
             if self.done % WINDOW == 0 or self.done == recipe.steps:
-                self.log_window(rate)
+                with self.paused():
+                    self.log_window(rate)
             elif self.job.device.type == "cpu" and self.done % 10 == 0:
                 self.report_progress(self.window.read(self.done))
             self.after_step()
 
     def after_step(self) -> None:
-        """Evaluate, keep weights and save a checkpoint where it is time; stop where asked to."""
-        every, steps = self.plan.eval_every, self.job.recipe.steps
-        if self.done == steps or (every and self.done % every == 0):
-            self.evaluate()
-        if self.keep_every and self.done % self.keep_every == 0:
-            self.save_weights(f"weights-{self.done}.safetensors", {})
-        if time.perf_counter() - self._saved_time >= self.checkpoint_seconds or self.done == steps:
-            self.save()
-        if self.stop:
-            self.save_and_stop()
+        """Keep weights, evaluate and save a checkpoint where it is time; stop where asked to."""
+        last = self.done == self.job.recipe.steps
+        evaluate, keep = last or is_due(self.done, self.plan.eval_every), is_due(self.done, self.keep_every)
+        save = last or time.perf_counter() - self._saved_time >= self.checkpoint_seconds
+        if not (evaluate or keep or save or self.stop):
+            return
+        with self.paused():
+            if keep:
+                self.save_weights(f"weights-{self.done}.safetensors", {})
+            if evaluate:
+                self.evaluate()
+            if save or self.stop:
+                self.save()
+            if self.stop:
+                self.leave()
 
     def log_window(self, rate: float) -> None:
         """Write the line of the window that ends here, and see whether the warm-up does."""
-        self.pause_clock()
         self.check_finite()
         read = self.window.read(self.done)
-        images = (self.done - self._logged_step) * self.job.recipe.batch_size
-        speed = images / max(self.seconds - self._logged_seconds, 1e-9)
-        self._logged_seconds, self._logged_step = self.seconds, self.done
-        line = {"kind": "train", "step": self.done, **read, "learning_rate": rate}
-        self.run.log({**line, "seconds": self.seconds, "images_per_second": speed})
-        self.last_window = read
+        speed = read["images"] / max(self.seconds - self._logged_seconds, 1e-9)
+        self._logged_seconds = self.seconds
+        self.last_window = {"kind": "train", "step": self.done, **read, "learning_rate": rate}
+        self.run.log({**self.last_window, "seconds": self.seconds, "images_per_second": speed})
         self.report_progress(read)
         recipe = self.job.recipe
         warming = warms_up_by_error(recipe, self.job.depth) and self.warmup_end is None
         if warming and self.done % WINDOW == 0 and read["error"] < recipe.error_warmup_until:
             self.warmup_end = self.done
             self.run.log({"kind": "warmup_end", "step": self.done, "error": read["error"]})
-        self._started = time.perf_counter()
 
     def evaluate(self) -> None:
         """Evaluate the part held out and log it; a stop asked for on the way leaves it for the resume."""
-        self.pause_clock()
         self.check_finite()
         before = time.perf_counter()
         self.last = found = self.held_out_evaluation()
         self.evaluation_seconds += time.perf_counter() - before
+        if not math.isfinite(found.loss):
+            raise Diverged(
+                f"after step {self.done:,} the network's {found.split} loss is not finite, in {self.run.path}"
+            )
         line = {"kind": found.split, "step": self.done, "loss": found.loss, "error": found.error}
         line |= {"misses": found.misses, "images": found.images}
         self.run.log({**line, "seconds": self.seconds})
         self.report.evaluated({**line, "train_error": self.last_window.get("error")})
-        self._started = time.perf_counter()
 
     def held_out_evaluation(self) -> Evaluation:
-        """Evaluate on the part held out; a stop asked for on the way leaves by `save_and_stop`."""
+        """Evaluate on the part held out; a stop asked for on the way saves and leaves."""
         try:
             return evaluate_part(
                 self.job.network,
@@ -178,7 +184,8 @@ class Training:
                 should_stop=lambda: bool(self.stop),
             )
         except Stopped:
-            self.save_and_stop()
+            self.save()
+            self.leave()
 
     # -- going on after a stop
 
@@ -190,22 +197,18 @@ class Training:
         if state is not None:
             self.restore(state)
         kept = self.run.start_metrics(after=self.done)
-        self.last_window = next((x for x in reversed(kept) if x["kind"] == "train"), {})
-        recipe = self.job.recipe
         self.report.started(self.job, self.run.path, self.done, self.held_out.name)
-        every = self.plan.eval_every
-        due = self.done > 0 and (self.done == recipe.steps or (every and self.done % every == 0))
+        due = self.done > 0 and (self.done == self.job.recipe.steps or is_due(self.done, self.plan.eval_every))
         if due and not any(x["kind"] == self.held_out.name and x["step"] == self.done for x in kept):
             self.evaluate()
 
     def restore(self, state: dict[str, Any]) -> None:
         """Set everything as it was when `state` was saved."""
         self.job.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.job.optimizer.load_state_dict(state["optimizer"])
         self.window.restore(state["window"])
-        self.done = self.saved_at = self._logged_step = state["step"]
-        self._logged_step -= self._logged_step % WINDOW
-        self.warmup_end = state["warmup_end"]
+        self.done = self.saved_at = state["step"]
+        self.warmup_end, self.last_window = state["warmup_end"], state["last_window"]
         self.seconds, self.evaluation_seconds = state["seconds"], state["evaluation_seconds"]
         self._logged_seconds = state["logged_seconds"]
 
@@ -213,28 +216,26 @@ class Training:
         """Save a checkpoint of this step, unless there is one; the metrics before it are on the disk first."""
         if self.done == self.saved_at:
             return
-        self.pause_clock()
         self.check_finite()
         self.run.flush()
         state = {
             "network": self.job.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.job.optimizer.state_dict(),
             "window": self.window.state(),
             "warmup_end": self.warmup_end,
+            "last_window": self.last_window,
             "seconds": self.seconds,
             "evaluation_seconds": self.evaluation_seconds,
             "logged_seconds": self._logged_seconds,
         }
         checkpoint.save(self.run.path, self.done, state)
         self.saved_at = self.done
-        self._saved_time = self._started = time.perf_counter()
+        self._saved_time = time.perf_counter()
 
-    def save_and_stop(self) -> NoReturn:
-        """Save, and leave by an exception that says how to go on."""
-        self.save()
-        status = self.stop.exit_status or 75
+    def leave(self) -> NoReturn:
+        """Leave by an exception that says how to go on."""
         message = f"stopped after step {self.done:,} of {self.job.recipe.steps:,}, saved in {self.run.path}"
-        raise Stopped(f"{message}; the same command goes on", exit_status=status)
+        raise Stopped(f"{message}; the same command goes on", exit_status=self.stop.act())
 
     def check_finite(self) -> None:
         """Diverged if a loss of this window is not finite: no checkpoint is written over the last good one."""
@@ -245,18 +246,23 @@ class Training:
         good = f"the last good checkpoint is of step {self.saved_at:,}" if self.saved_at > 0 else "no checkpoint yet"
         raise Diverged(f"the loss of step {bad:,} is not finite (learning rate {rate:g}); {good}, in {self.run.path}")
 
-    def pause_clock(self) -> None:
-        """Count the training seconds so far, waiting for the device; `_started` is set again by who paused."""
-        if self.job.device.type == "cuda":
-            torch.cuda.synchronize(self.job.device)
-        now = time.perf_counter()
-        self.seconds += now - self._started
-        self._started = now
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop the clock of training seconds, once the device has done what was asked of it."""
+        machine.synchronize(self.job.device)
+        self.seconds = self.elapsed()
+        self._running_since = None
+        yield
+        self._running_since = time.perf_counter()
+
+    def elapsed(self) -> float:
+        """Training seconds so far."""
+        since = self._running_since
+        return self.seconds + (time.perf_counter() - since if since is not None else 0.0)
 
     def report_progress(self, read: dict[str, Any]) -> None:
         """Tell the reporter where the run is."""
-        now = self.seconds + time.perf_counter() - self._started
-        self.report.progress(self.done, read["loss"], read["error"], now)
+        self.report.progress(self.done, read["loss"], read["error"], self.elapsed())
 
     # -- the end
 
@@ -264,8 +270,6 @@ class Training:
         """Write what a finished run leaves: responses, predictions, weights, and last of all the result."""
         # none yet where a stop came between the last step's line and the result
         found = self.last or self.held_out_evaluation()
-        if not math.isfinite(found.loss):
-            raise Diverged(f"the network of the last step gives a loss that is not finite, in {self.run.path}")
         inputs, path = self.batches.normalization, self.run.path
         self.run.write_json("responses.json", responses(self.job.network, self.held_out.images, inputs))
         outcome.write_predictions(path / "predictions.safetensors", found.logits, self.held_out)

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 _KEY = "plainres"  # of the one metadata entry
 _MEAN, _STD = "normalization.mean", "normalization.std"
-_WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before keys
+RESERVED = (_MEAN, _STD)  # keys no network may have
+_WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every key
 
 
 def save(path: Path, network: nn.Module, normalization: Normalization, about: Mapping[str, Any]) -> str:
@@ -32,7 +33,8 @@ def save(path: Path, network: nn.Module, normalization: Normalization, about: Ma
 
     Equal weights and equal facts make equal files, bit for bit.
     """
-    tensors = {bare_key(k): v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+    # copies, since safetensors refuses tensors that share memory, as tied weights do
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in bare(network.state_dict()).items()}
     tensors |= {_MEAN: normalization.mean.cpu(), _STD: normalization.std.cpu()}
     facts = {**about, "format": 1, "normalization": normalization.kind}
     content = safetensors.torch.save(tensors, {_KEY: json.dumps(facts, sort_keys=True)})
@@ -52,30 +54,35 @@ class Weights:
 def read(path: Path) -> Weights:
     """Read a weights file; anything else is a UserError that says what is wrong with it."""
     try:
+        path.open("rb").close()  # safetensors says of a file it may not read that it is not there
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.offset_keys()}
-    except (OSError, safetensors.SafetensorError) as error:
+    except OSError as error:
+        raise files.refused(error, path) from error
+    except safetensors.SafetensorError as error:
         raise UserError(f"{path}: not a weights file: {error}") from None
     if _KEY not in metadata or _MEAN not in tensors or _STD not in tensors:
         raise UserError(f"{path}: safetensors without this project's metadata: it does not say which network it is")
     try:
         about = json.loads(metadata[_KEY])
-        if about["normalization"] not in normalization.KINDS:
-            raise KeyError(about["normalization"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: damaged metadata: {error}") from None
+        known = about["normalization"] in normalization.KINDS
+    except (ValueError, KeyError, TypeError):
+        known = False
+    if not known:
+        raise UserError(f"{path}: damaged metadata: it does not say how images are normalized")
     inputs = Normalization(about["normalization"], tensors.pop(_MEAN), tensors.pop(_STD))
     if tuple(inputs.mean.shape) not in ((3, 1, 1), (3, 32, 32)) or tuple(inputs.std.shape) != (3, 1, 1):
         raise UserError(f"{path}: damaged: the normalization's mean or deviation has a wrong shape")
-    return Weights({bare_key(k): v for k, v in tensors.items()}, inputs, about)
+    return Weights(bare(tensors), inputs, about)
 
 
-def bare_key(key: str) -> str:
-    """A state's key without what wrappers put before it."""
-    while key.startswith(_WRAPPERS):
-        key = key.split(".", 1)[1]
-    return key
+def bare(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state without what wrappers put before every one of its keys."""
+    for prefix in _WRAPPERS:
+        if state and all(key.startswith(prefix) for key in state):
+            return bare({key.removeprefix(prefix): value for key, value in state.items()})
+    return dict(state)
 
 
 class Classifier(nn.Module):
@@ -147,16 +154,26 @@ def load(path: str | Path) -> Classifier:
 
 
 def fill(network: nn.Module, state: Mapping[str, Tensor], file: str) -> None:
-    """Load a state into a network; missing, extra or misshapen tensors are a UserError that names them."""
-    expected = network.state_dict()
+    """Load a state into a network; missing, extra or misshapen tensors are a UserError that names them.
+
+    Numbers of half precision become those of the network.
+    """
+    expected = bare(network.state_dict())
+    state = {k: _as(v, expected[k].dtype) if k in expected else v for k, v in bare(state).items()}
     wrong = [f"{k} is missing" for k in expected if k not in state]
     wrong += [f"{k} is not of this network" for k in state if k not in expected]
     for key in expected.keys() & state.keys():
-        if expected[key].shape != state[key].shape:
-            wrong.append(f"{key} is {tuple(state[key].shape)}, expected {tuple(expected[key].shape)}")
+        found, right = (f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in (state[key], expected[key]))
+        if found != right:
+            wrong.append(f"{key} is {found}, expected {right}")
     if wrong:
         raise UserError(f"{file}: {len(wrong)} tensors do not fit: {'; '.join(sorted(wrong)[:4])}")
-    network.load_state_dict(dict(state), assign=True)
+    prefix = next(iter(network.state_dict()), "").removesuffix(next(iter(expected), ""))
+    network.load_state_dict({prefix + key: value for key, value in state.items()}, assign=True)
+
+
+def _as(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype) if tensor.is_floating_point() and dtype.is_floating_point else tensor
 
 
 def _unfilled(spec: NetworkSpec, state: Mapping[str, Tensor], file: str) -> Network:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,11 +11,13 @@ from torch import Tensor
 from plainres import normalization, recipes, sampling
 from plainres.augmentation import augment
 from plainres.data.prepare import find_store
+from plainres.data.records import Progress
 from plainres.data.store import Store
-from plainres.errors import UserError
+from plainres.errors import UserError, unknown
 from plainres.normalization import Normalization
 from plainres.recipe import Recipe
 
+PARTS = ("train", "val", "test")
 _CHUNK = 1 << 16  # images whose draws are made and uploaded at once
 
 
@@ -51,8 +54,8 @@ class Dataset:
         """
         if name == "test":
             return self._splits["test"]
-        if name not in ("train", "val"):
-            raise UserError(f"unknown split '{name}'; there are: train, val, test")
+        if name not in PARTS:
+            raise unknown("split", name, PARTS)
         whole = self._splits["train"]
         cut = len(whole.labels) - validation_images
         if cut <= 0:
@@ -122,6 +125,11 @@ class Batches:
         return index.view(rows), crop.view(*rows, 2), mirror.view(rows)
 
 
-def dataset(data: str | None = None, device: torch.device | str = "cpu") -> Dataset:
-    """What `--data` names (a store, `generated`, any source of `prepare`; None: CIFAR-10), on a device."""
-    return Dataset(find_store(data), device)
+def dataset(
+    data: str | Path | None = None, device: torch.device | str = "cpu", *, progress: Progress | None = None
+) -> Dataset:
+    """What `--data` names (a store, `generated`, any source of `prepare`; None: CIFAR-10), on a device.
+
+    Where it has to be prepared first, `progress` is told what is done, and how much of how much.
+    """
+    return Dataset(find_store(data, progress=progress), device)

@@ -71,9 +71,13 @@ def find_store(data: str | Path | None = None, progress: Progress | None = None)
 
 def existing(source: str | Path) -> Path:
     """The path of a source that is there; else UserError."""
-    path = Path(source).expanduser()
-    if not path.exists():
-        raise UserError(f"there is no file or folder {path}")
+    try:
+        path = Path(source).expanduser()
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, RuntimeError):  # the last: a home of nobody
+        raise UserError(f"there is no file or folder {source}") from None
+    except OSError as error:
+        raise UserError(f"{source} cannot be read: {error.strerror or error}") from None
     return path
 
 
