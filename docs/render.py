@@ -29,6 +29,7 @@ TREE = {
     "src/plainres/training.py": "the loop, and its resume",
     "src/plainres/job.py": "names and flags become values",
     "src/plainres/plan.py": "how it computes, replayed later",
+    "src/plainres/clock.py": "training seconds, nothing else counted",
     "src/plainres/step.py": "one training step, its window",
     "src/plainres/evaluation.py": "misses of a trained network",
     "src/plainres/responses.py": "Figure 7: deviations by layer",

@@ -24,7 +24,7 @@ ROWS = [
     ("1 pure", "recipes summary"),
     ("2 world", "files"),
     ("2 world", "data data.* weights checkpoint runlog machine"),
-    ("3 engine", "training step cohort evaluation responses plan job outcome interrupt run"),
+    ("3 engine", "training step cohort evaluation responses plan job outcome clock interrupt run"),
     ("4 products", "results"),
     ("4 products", "sweep report zoo bench export"),
     ("4 products", "reproduce"),

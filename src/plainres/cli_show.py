@@ -198,8 +198,9 @@ def evaluation_table(found: "Evaluation", classifier: "Classifier") -> str:
     """An evaluation for people."""
     low, high = found.error_interval
     facts = evaluation_facts(found, classifier)
+    steps = f"{facts['steps']:,}" if isinstance(facts["steps"], int) else "unknown"
     rows = [
-        f"{_name(classifier)}, recipe {facts['recipe']}, seed {facts['seed']}, {facts['steps']} steps",
+        f"{_name(classifier)}, recipe {facts['recipe']}, seed {facts['seed']}, {steps} steps",
         f"{found.split} error {found.error:.2%} ({found.misses:,} of {found.images:,} images of {found.data_name}; "
         f"95 % interval {low:.2%} to {high:.2%}), loss {found.loss:.4f}",
     ]

@@ -1,16 +1,15 @@
 """Train one network: the loop, and everything that makes it go on after a stop."""
 
-import contextlib
 import math
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 from torch import nn
 
-from plainres import checkpoint, machine, outcome, plan, weights
+from plainres import checkpoint, outcome, plan, weights
 from plainres import job as jobs
+from plainres.clock import Clock
 from plainres.data.dataset import Dataset
 from plainres.errors import Diverged, Stopped, UserError
 from plainres.evaluation import Evaluation, evaluate_part
@@ -98,11 +97,10 @@ class Training:
         self.done = 0  # steps
         self.saved_at = -1  # the step of the last checkpoint
         self.warmup_end: int | None = None
-        self.seconds = self.evaluation_seconds = 0.0
+        self.clock, self.evaluation_seconds = Clock(job.device), 0.0
         self.last_window: dict[str, Any] = {}  # the line of the last hundred steps
         self.last: Evaluation | None = None
         self._logged_seconds = 0.0
-        self._running_since: float | None = None  # while the clock of training seconds runs
         self._saved_time = time.perf_counter()
 
     # -- the loop
@@ -111,14 +109,14 @@ class Training:
         """Step until the recipe's last one, or until asked to stop."""
         recipe = self.job.recipe
         self.job.network.train()
-        self._running_since = time.perf_counter()
+        self.clock.start()
         while self.done < recipe.steps:
             step = self.done
             rate = learning_rate(step, recipe, depth=self.job.depth, warmup_end=self.warmup_end)
             self.window.put(step, *self.take(step, *self.batches[step], rate))
             self.done += 1
             if self.done % WINDOW == 0 or self.done == recipe.steps:
-                with self.paused():
+                with self.clock.paused():
                     self.log_window(rate)
             elif self.job.device.type == "cpu" and self.done % 10 == 0:
                 self.report_progress(self.window.read(self.done))
@@ -131,7 +129,7 @@ class Training:
         save = last or time.perf_counter() - self._saved_time >= self.checkpoint_seconds
         if not (evaluate or keep or save or self.stop):
             return
-        with self.paused():
+        with self.clock.paused():
             if keep:
                 self.save_weights(f"weights-{self.done}.safetensors", {})
             if evaluate:
@@ -145,10 +143,10 @@ class Training:
         """Write the line of the window that ends here, and see whether the warm-up does."""
         self.check_finite()
         read = self.window.read(self.done)
-        speed = read["images"] / max(self.seconds - self._logged_seconds, 1e-9)
-        self._logged_seconds = self.seconds
+        speed = read["images"] / max(self.clock.seconds - self._logged_seconds, 1e-9)
+        self._logged_seconds = self.clock.seconds
         self.last_window = {"kind": "train", "step": self.done, **read, "learning_rate": rate}
-        self.run.log({**self.last_window, "seconds": self.seconds, "images_per_second": speed})
+        self.run.log({**self.last_window, "seconds": self.clock.seconds, "images_per_second": speed})
         self.report_progress(read)
         recipe = self.job.recipe
         warming = warms_up_by_error(recipe, self.job.depth) and self.warmup_end is None
@@ -163,12 +161,10 @@ class Training:
         self.last = found = self.held_out_evaluation()
         self.evaluation_seconds += time.perf_counter() - before
         if not math.isfinite(found.loss):
-            raise Diverged(
-                f"after step {self.done:,} the network's {found.split} loss is not finite, in {self.run.path}"
-            )
+            raise self.diverged(self.done, f"after step {self.done:,} the {found.split} loss is not finite")
         line = {"kind": found.split, "step": self.done, "loss": found.loss, "error": found.error}
         line |= {"misses": found.misses, "images": found.images}
-        self.run.log({**line, "seconds": self.seconds})
+        self.run.log({**line, "seconds": self.clock.seconds})
         self.report.evaluated({**line, "train_error": self.last_window.get("error")})
 
     def held_out_evaluation(self) -> Evaluation:
@@ -209,7 +205,7 @@ class Training:
         self.window.restore(state["window"])
         self.done = self.saved_at = state["step"]
         self.warmup_end, self.last_window = state["warmup_end"], state["last_window"]
-        self.seconds, self.evaluation_seconds = state["seconds"], state["evaluation_seconds"]
+        self.clock.seconds, self.evaluation_seconds = state["seconds"], state["evaluation_seconds"]
         self._logged_seconds = state["logged_seconds"]
 
     def save(self) -> None:
@@ -217,14 +213,17 @@ class Training:
         if self.done == self.saved_at:
             return
         self.check_finite()
+        network = self.job.network.state_dict()
+        if not all(bool(tensor.isfinite().all()) for tensor in network.values()):
+            raise self.diverged(self.done, f"after step {self.done:,} the weights are not finite")
         self.run.flush()
         state = {
-            "network": self.job.network.state_dict(),
+            "network": network,
             "optimizer": self.job.optimizer.state_dict(),
             "window": self.window.state(),
             "warmup_end": self.warmup_end,
             "last_window": self.last_window,
-            "seconds": self.seconds,
+            "seconds": self.clock.seconds,
             "evaluation_seconds": self.evaluation_seconds,
             "logged_seconds": self._logged_seconds,
         }
@@ -240,29 +239,18 @@ class Training:
     def check_finite(self) -> None:
         """Diverged if a loss of this window is not finite: no checkpoint is written over the last good one."""
         bad = self.window.first_not_finite(self.done) if self.done else None
-        if bad is None:
-            return
-        rate = learning_rate(bad, self.job.recipe, depth=self.job.depth, warmup_end=self.warmup_end)
+        if bad is not None:
+            raise self.diverged(bad, f"the loss of step {bad:,} is not finite")
+
+    def diverged(self, step: int, what: str) -> Diverged:
+        """The error that says what is not finite, at which learning rate, and what is left."""
+        rate = learning_rate(step, self.job.recipe, depth=self.job.depth, warmup_end=self.warmup_end)
         good = f"the last good checkpoint is of step {self.saved_at:,}" if self.saved_at > 0 else "no checkpoint yet"
-        raise Diverged(f"the loss of step {bad:,} is not finite (learning rate {rate:g}); {good}, in {self.run.path}")
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Stop the clock of training seconds, once the device has done what was asked of it."""
-        machine.synchronize(self.job.device)
-        self.seconds = self.elapsed()
-        self._running_since = None
-        yield
-        self._running_since = time.perf_counter()
-
-    def elapsed(self) -> float:
-        """Training seconds so far."""
-        since = self._running_since
-        return self.seconds + (time.perf_counter() - since if since is not None else 0.0)
+        return Diverged(f"{what} (learning rate {rate:g}); {good}, in {self.run.path}")
 
     def report_progress(self, read: dict[str, Any]) -> None:
         """Tell the reporter where the run is."""
-        self.report.progress(self.done, read["loss"], read["error"], self.elapsed())
+        self.report.progress(self.done, read["loss"], read["error"], self.clock.elapsed())
 
     # -- the end
 
@@ -277,10 +265,10 @@ class Training:
         digest = self.save_weights("weights.safetensors", tested)
         result = {
             **outcome.facts(self.job, found, self.last_window),
-            "seconds": self.seconds,
+            "seconds": self.clock.seconds,
             "evaluation_seconds": self.evaluation_seconds,
             "compile_seconds": 0.0,
-            "images_per_second": self.done * self.job.recipe.batch_size / self.seconds,
+            "images_per_second": self.done * self.job.recipe.batch_size / self.clock.seconds,
             "warmup_end": self.warmup_end,
             "replanned": plan.replanned(self.run),
             "weights_sha256": digest,
