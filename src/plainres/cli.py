@@ -263,7 +263,7 @@ def evaluate(
 @command
 def demo(
     out: Annotated[str, typer.Option(metavar="DIR", help="Parent of the run directories.")] = "runs",
-    epochs: Annotated[float, typer.Option(help="Passes over the 5,000 training images.")] = 5,
+    epochs: Annotated[float, typer.Option(help="Passes over the 5,000 training images.")] = 6,
 ) -> None:
     """Train plain20 and resnet20 for a short while on the generated data set, and compare them."""
     from plainres.cli_demo import run

@@ -6,11 +6,11 @@ from plainres.training import train
 
 
 def run(out: str, epochs: float) -> None:
-    """Train plain20 and resnet20 alike on generated data, and print both errors and where the curves are."""
+    """Train plain20 and resnet20 alike on generated data; print both errors and where the curves are."""
     data, results = dataset("generated"), []
     for network in ("plain20", "resnet20"):
         with RunBar(quiet=False, to_stderr=False) as bar:
-            results.append(train(network, "paper", data, epochs=epochs, out=out, reporter=bar))
+            results.append(train(network, "quick", data, epochs=epochs, out=out, reporter=bar))
             if results[-1].already_finished:
                 print(f"already finished: {results[-1].run_dir}")
     print(f"\n{'network':<12}{'training error':>16}{'test error':>12}   run directory")
