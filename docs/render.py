@@ -25,6 +25,7 @@ RESULTS = ROOT / "docs" / "results"
 TREE = {
     "src/plainres/cli.py": "the commands, one function each",
     "src/plainres/cli_show.py": "bars, lines and tables shown",
+    "src/plainres/cli_bar.py": "the bar while data prepares",
     "src/plainres/cli_demo.py": "the demo of two networks",
     "src/plainres/training.py": "the loop, and its resume",
     "src/plainres/job.py": "names and flags become values",

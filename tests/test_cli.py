@@ -221,6 +221,12 @@ def test_mistakes_leave_a_run_as_it_was(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
 
 
+def test_prepare_does_without_torch(tmp_path: Path) -> None:
+    program = "import sys; from plainres.cli import app\ntry: app(['prepare', 'nowhere'])\nexcept SystemExit: pass\n"
+    program += "assert 'rich' in sys.modules and 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path)
+
+
 def test_prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = str(binary_folder(tmp_path / "some"))
     monkeypatch.setenv("PLAINRES_DATA", str(tmp_path / "home"))

@@ -135,7 +135,7 @@ def prepare(
     quiet: Quiet = False,
 ) -> None:
     """Turn CIFAR-10, in whatever packing, into the verified store that training reads."""
-    from plainres.cli_show import PrepareBar
+    from plainres.cli_bar import PrepareBar
     from plainres.data.prepare import prepare as run
 
     loaded()
@@ -241,7 +241,8 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Count the errors of trained weights."""
-    from plainres.cli_show import PrepareBar, confusion_table, evaluation_facts, evaluation_table
+    from plainres.cli_bar import PrepareBar
+    from plainres.cli_show import confusion_table, evaluation_facts, evaluation_table
     from plainres.evaluation import evaluate as run
     from plainres.weights import load
 
