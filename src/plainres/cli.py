@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from plainres.spec import NetworkSpec
 
 P = ParamSpec("P")
-# typer has carried its own copy of click since 0.26; either way this is what it raises for a mistake it finds
+# what typer raises for a mistake it finds: of click, or of the copy of click that newer versions carry
 _FoundByTyper: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 

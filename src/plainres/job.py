@@ -85,7 +85,7 @@ def resolve(
     if epochs is not None:
         steps = steps_of(epochs, images, chosen.batch_size)
     if steps is not None:
-        chosen = fields.replace(with_steps(chosen, min(steps, 10**9)), {"steps": steps}, "recipe")
+        chosen = with_steps(chosen, steps)
     module, name, facts, depth = _network(spec, len(resident.classes), seed, chosen)
     module.to(device=target, memory_format=torch.channels_last)  # type: ignore[call-overload]
     made = optimizer(module.parameters(), chosen.learning_rate) if optimizer else sgd(module, chosen)

@@ -2,9 +2,9 @@
 
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from plainres.fields import one_of
+from plainres.fields import one_of, replace
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,9 @@ def with_steps(recipe: Recipe, steps: int) -> Recipe:
     warm-up shortened in proportion.
     """
     if recipe.schedule == "steps":
-        return replace(recipe, steps=steps)
-    return replace(recipe, steps=steps, warmup_steps=recipe.warmup_steps * steps // recipe.steps)
+        return replace(recipe, {"steps": steps}, "recipe")
+    warmup_steps = recipe.warmup_steps * steps // recipe.steps
+    return replace(recipe, {"steps": steps, "warmup_steps": warmup_steps}, "recipe")
 
 
 def steps_of(epochs: float, images: int, batch_size: int) -> int:
