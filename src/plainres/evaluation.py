@@ -70,25 +70,32 @@ def evaluate_part(
     normalization: Normalization,
     classes: tuple[str, ...],
     *,
+    logits: Callable[[Tensor], Tensor] | None = None,
     precision: str = "float32",
     batch: int = BATCH,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
-    """Evaluate `network` on a part on the device where both are; Stopped if `should_stop` says so on the way."""
+    """Evaluate `network` on a part on the device where both are; Stopped if `should_stop` says so on the way.
+
+    `logits` is an engine's way of running this very network, float32 out; without it, it is run as it stands.
+    """
     training = [module for module in network.modules() if module.training]
     network.eval()
     try:
-        logits: list[Tensor] = []
+        found: list[Tensor] = []
         for images in torch.split(part.images, batch):
             if should_stop():
                 raise Stopped("stopped during an evaluation")
             inputs = normalization(images).contiguous(memory_format=torch.channels_last)
+            if logits is not None:
+                found.append(logits(inputs))
+                continue
             with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-                logits.append(network(inputs).float())
+                found.append(network(inputs).float())
     finally:
         for module in training:
             module.training = True
-    whole, labels = torch.cat(logits).cpu(), part.labels.cpu()  # not every device has float64
+    whole, labels = torch.cat(found).cpu(), part.labels.cpu()  # not every device has float64
     if whole.shape[1] != len(classes):
         raise UserError(f"the network has {whole.shape[1]} outputs, the data {len(classes)} classes")
     misses = int((whole.argmax(1) != labels).sum())

@@ -3,7 +3,8 @@
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -57,35 +58,75 @@ class Window:
         self.misses.copy_(state["misses"])
 
 
-class EagerStep:
+class Batches(Protocol):
+    """What gives the batch of a step: images float32 (B, 3, 32, 32), augmented and normalized, labels int64 (B,)."""
+
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """What an engine trains: the network on its device, the optimizer of its parameters, batches, and the window."""
+
+    network: nn.Module
+    optimizer: Optimizer
+    recipe: Recipe
+    batches: Batches
+    window: Window
+    precision: str = "float32"
+    seed: int = 0
+    draws: bool = False  # the network may draw from PyTorch's generator (dropout), which then is seeded at each step
+
+
+class Engine(Protocol):
+    """Runs the steps of one training; each engine is one way of doing so."""
+
+    compile_seconds: float
+
+    def step(self, number: int, learning_rate: float) -> None:
+        """Train on the batch of step `number`; its loss and its misses go into the window."""
+
+    def logits(self, inputs: Tensor) -> Tensor:
+        """Normalized images (N, 3, 32, 32) to logits float32 (N, classes), of a network in evaluation mode."""
+
+
+class Eager:
     """Forward, loss, backward, update, operation by operation: the reference for every faster engine."""
 
-    def __init__(
-        self, network: nn.Module, optimizer: Optimizer, recipe: Recipe, precision: str, *, seed: int, draws: bool
-    ) -> None:
-        """`draws`: the network may draw from PyTorch's generator (dropout), which then is seeded at each step."""
-        self.network, self.optimizer, self.recipe = network, optimizer, recipe
-        self.seed, self.draws = seed, draws
-        self.bfloat16 = precision == "bfloat16"
-        self.scales = [group.get("lr_scale", 1.0) for group in optimizer.param_groups]
+    compile_seconds = 0.0
 
-    def __call__(self, step: int, images: Tensor, labels: Tensor, learning_rate: float) -> tuple[Tensor, Tensor]:
-        """Train on one batch; returns its mean loss and its misses, on the device."""
-        if self.draws:
-            torch.manual_seed(int(streams.words(self.seed, Stream.DROPOUT, step, 1)[0] >> np.uint64(1)))
-        for group, scale in zip(self.optimizer.param_groups, self.scales, strict=True):
-            group["lr"] = learning_rate * scale
-        if self.recipe.reset_momentum_at_drops and step in self.recipe.drops:
-            self.optimizer.state.clear()
-        inputs = images.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bfloat16):
-            logits = self.network(inputs)
-        logits = logits.float()
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
-        self.optimizer.zero_grad(set_to_none=True)
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.scales = [group.get("lr_scale", 1.0) for group in work.optimizer.param_groups]
+
+    def step(self, number: int, learning_rate: float) -> None:
+        """Train on the batch of step `number`."""
+        work = self.work
+        if work.draws:
+            torch.manual_seed(int(streams.words(work.seed, Stream.DROPOUT, number, 1)[0] >> np.uint64(1)))
+        set_learning_rate(work, self.scales, number, learning_rate)
+        images, labels = work.batches[number]
+        logits = self.logits(images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=work.recipe.label_smoothing)
+        work.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        return loss.detach(), (logits.detach().argmax(1) != labels).sum()
+        work.optimizer.step()
+        work.window.put(number, loss.detach(), (logits.detach().argmax(1) != labels).sum())
+
+    def logits(self, inputs: Tensor) -> Tensor:
+        """Normalized images (N, 3, 32, 32) to logits float32 (N, classes)."""
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.work.precision == "bfloat16"):
+            logits: Tensor = self.work.network(inputs)
+        return logits.float()
+
+
+def set_learning_rate(work: Work, scales: list[float], number: int, learning_rate: float) -> None:
+    """Set the rate of a step, and clear the momentum where the recipe does at its drops."""
+    for group, scale in zip(work.optimizer.param_groups, scales, strict=True):
+        group["lr"] = learning_rate * scale
+    if work.recipe.reset_momentum_at_drops and number in work.recipe.drops:
+        work.optimizer.state.clear()
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from plainres.responses import responses
 from plainres.runlog import RunDirectory
 from plainres.schedule import learning_rate, warms_up_by_error
 from plainres.spec import NetworkSpec
-from plainres.step import WINDOW, EagerStep, OptimizerFactory, Window, is_due, own_generator
+from plainres.step import WINDOW, Eager, Engine, OptimizerFactory, Window, Work, is_due, own_generator
 
 
 def train(
@@ -88,12 +88,14 @@ class Training:
         self, job: jobs.Job, run: RunDirectory, settled: plan.Plan, report: Reporter, stop: StopRequest
     ) -> None:
         self.job, self.run, self.plan, self.report, self.stop = job, run, settled, report, stop
-        recipe, draws = job.recipe, job.depth is None
-        self.take = EagerStep(job.network, job.optimizer, recipe, job.precision, seed=job.seed, draws=draws)
+        recipe = job.recipe
         self.batches = job.data.batches(job.seed, recipe)
+        self.window = Window(job.device, recipe.batch_size)
+        draws = job.depth is None
+        work = Work(job.network, job.optimizer, recipe, self.batches, self.window, job.precision, job.seed, draws)
+        self.engine: Engine = Eager(work)
         # A run that keeps validation images is there to choose by: it never looks at the test set.
         self.held_out = job.data.part("val" if recipe.validation_images else "test", recipe.validation_images)
-        self.window = Window(job.device, recipe.batch_size)
         self.done = 0  # steps
         self.saved_at = -1  # the step of the last checkpoint
         self.warmup_end: int | None = None
@@ -113,7 +115,7 @@ class Training:
         while self.done < recipe.steps:
             step = self.done
             rate = learning_rate(step, recipe, depth=self.job.depth, warmup_end=self.warmup_end)
-            self.window.put(step, *self.take(step, *self.batches[step], rate))
+            self.engine.step(step, rate)
             self.done += 1
             if self.done % WINDOW == 0 or self.done == recipe.steps:
                 with self.clock.paused():
@@ -175,7 +177,7 @@ class Training:
                 self.held_out,
                 self.batches.normalization,
                 self.job.data.classes,
-                precision=self.job.precision,
+                logits=self.engine.logits,
                 batch=self.plan.eval_batch,
                 should_stop=lambda: bool(self.stop),
             )
