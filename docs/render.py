@@ -1,6 +1,6 @@
 """Write the generated parts of the docs, or check that they are current (--check).
 
-python docs/render.py            # README.md and docs/commands.md
+python docs/render.py            # README.md, docs/commands.md and docs/speed.md
 python docs/render.py --check    # fails if one of them would change
 python docs/render.py --record   # runs the README's commands that need no CIFAR-10, and keeps what they print
 """
@@ -13,25 +13,41 @@ import sys
 import tempfile
 import tomllib
 from pathlib import Path
+from typing import Any
 
 from plainres.published import PAPER, TECHXZEN
 
 ROOT = Path(__file__).resolve().parent.parent
-README, COMMANDS = ROOT / "README.md", ROOT / "docs" / "commands.md"
+README, COMMANDS, SPEED = ROOT / "README.md", ROOT / "docs" / "commands.md", ROOT / "docs" / "speed.md"
 RECORDED = ROOT / "docs" / "recorded.toml"
 RESULTS = ROOT / "docs" / "results"
 
 # In reading order: what it stands on last.
 TREE = {
     "src/plainres/cli.py": "the commands, one function each",
+    "src/plainres/cli_app.py": "the program, errors, shared options",
     "src/plainres/cli_show.py": "bars, lines and tables shown",
+    "src/plainres/cli_bench.py": "the words of the measuring command",
+    "src/plainres/cli_bench_show.py": "cards and comparisons of measurements",
     "src/plainres/cli_bar.py": "the bar while data prepares",
     "src/plainres/cli_demo.py": "the demo of two networks",
+    "src/plainres/bench.py": "steps, baseline, ceilings in turns",
+    "src/plainres/bench_sides.py": "engine, usual way, data path",
+    "src/plainres/bench_profile.py": "where a step's time goes",
+    "src/plainres/bench_figures.py": "medians, spreads, shares, times derived",
+    "src/plainres/bench_ceilings.py": "large matrix products and copies",
+    "src/plainres/memory.py": "memory needed, available, and used",
+    "src/plainres/bench_power.py": "clocks and energy from NVML",
+    "src/plainres/bench_files.py": "CSV tables, earlier results compared",
     "src/plainres/training.py": "the loop, and its resume",
     "src/plainres/job.py": "names and flags become values",
     "src/plainres/plan.py": "how it computes, replayed later",
     "src/plainres/clock.py": "training seconds, nothing else counted",
     "src/plainres/step.py": "one training step, its window",
+    "src/plainres/compiled.py": "PyTorch's compiler, block by block",
+    "src/plainres/static.py": "a step on tensors that stay",
+    "src/plainres/graph.py": "a step as a CUDA graph",
+    "src/plainres/recompute.py": "less memory, blocks computed again",
     "src/plainres/evaluation.py": "misses of a trained network",
     "src/plainres/responses.py": "Figure 7: deviations by layer",
     "src/plainres/outcome.py": "what a run tells, leaves",
@@ -164,13 +180,62 @@ def record() -> None:
     RECORDED.write_text("\n\n".join(lines) + "\n", encoding="utf-8")
 
 
+def speed_tables() -> str:
+    """The measurements under docs/results, each with its command."""
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("speed-*.json"))]
+    return "\n\n".join(map(speed_table, found)) or "Nothing is measured yet."
+
+
+def speed_table(found: dict[str, Any]) -> str:
+    """One result of `plainres bench --out`: what it was measured on and by which command, and a row a network."""
+    machine, first = found["machine"], found["networks"][0]
+    where = f"{machine['chip']}, {machine['device']}"
+    where += f", {first['threads']} threads" if first["device"] == "cpu" else ""
+    head = f"{where}, {first['precision']}, batch {first['batch']}, PyTorch {machine['torch']}: `{found['command']}`"
+    columns = {
+        "network": lambda row: row["network"],
+        "engine": lambda row: row["engine"],
+        "ms a step": lambda row: spread(row, "ms_per_step", 1),
+        "images/s": lambda row: f"{row['images_per_second']:,.0f}",
+        "times as fast as eager": lambda row: spread(row, "ratio", 2),
+        "data path, ms": lambda row: f"{row['data_ms_per_step']:.1f}" + (" (in the step)" * row["data_in_step"]),
+        "50,000 images, s": lambda row: f"{row['seconds_per_50000_images']:,.{1 if first['device'] == 'cpu' else 3}f}",
+        "paper's recipe, h": lambda row: f"{row['paper_hours']:,.2f}",
+        "peak memory, MiB": lambda row: f"{row['peak_memory_bytes'] / 2**20:,.0f} ({row['peak_memory_of']})",
+        "matrix products, GFLOP/s": lambda row: f"{row['gemm_gflops']:,.0f}",
+        "of them": lambda row: spread(row, "gemm_share", 2),
+        "copy, GB/s": lambda row: f"{row['copy_gbs']:,.1f}",
+        "of it": lambda row: spread(row, "copy_share", 2),
+        "compiling, s": lambda row: f"{row['compile_seconds']:.1f}",
+    }
+    rows = [
+        list(columns),
+        ["---"] * len(columns),
+        *([cell(row) for cell in columns.values()] for row in found["networks"]),
+    ]
+    return f"{head}\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def spread(row: dict[str, Any], key: str, digits: int) -> str:
+    """A median with its quartiles."""
+    if row[key] is None:
+        return "–"
+    _, lower, upper, _ = row[f"{key}_spread"]
+    return f"{row[key]:,.{digits}f} ({lower:,.{digits}f} to {upper:,.{digits}f})"
+
+
 def rendered_readme() -> str:
     """README.md with its generated parts as they should be."""
-    text = README.read_text(encoding="utf-8")
-    for name, block in {"results": results_table(), "commands": commands_block(), "tree": tree_block()}.items():
+    return rendered(README, {"results": results_table(), "commands": commands_block(), "tree": tree_block()})
+
+
+def rendered(page: Path, blocks: dict[str, str]) -> str:
+    """A page with its generated parts as they should be."""
+    text = page.read_text(encoding="utf-8")
+    for name, block in blocks.items():
         begin, end = f"<!-- {name}: rendered by docs/render.py -->", f"<!-- end of {name} -->"
         if begin not in text or end not in text:
-            raise SystemExit(f"README.md: the marks of '{name}' are missing")
+            raise SystemExit(f"{page.name}: the marks of '{name}' are missing")
         before, rest = text.split(begin, 1)
         text = f"{before}{begin}\n{block}\n{end}{rest.split(end, 1)[1]}"
     return text
@@ -184,7 +249,7 @@ def main() -> None:
         raise SystemExit(f"docs/render.py: the tree lacks, or should not have: {sorted(listed ^ set(TREE))}")
     if "--record" in sys.argv:
         record()
-    pages = {README: rendered_readme(), COMMANDS: help_pages()}
+    pages = {README: rendered_readme(), COMMANDS: help_pages(), SPEED: rendered(SPEED, {"speed": speed_tables()})}
     stale = [path for path, text in pages.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     if "--check" in sys.argv:
         if stale:

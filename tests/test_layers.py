@@ -24,8 +24,13 @@ ROWS = [
     ("1 pure", "recipes summary"),
     ("2 world", "files"),
     ("2 world", "data data.* weights checkpoint runlog machine"),
-    ("3 engine", "training step cohort evaluation responses plan job outcome clock interrupt run"),
-    ("4 products", "results"),
+    (
+        "3 engine",
+        "training step cohort evaluation responses plan job outcome clock interrupt run "
+        "kernels trunk native engines compiled static graph recompute",
+    ),
+    ("4 products", "results bench_ceilings bench_figures bench_files bench_power"),
+    ("4 products", "bench_profile bench_sides"),
     ("4 products", "sweep report zoo bench export"),
     ("4 products", "reproduce"),
     ("5 shell", "cli cli_* __main__"),

@@ -140,5 +140,5 @@ def test_fewer_steps() -> None:
     assert trace(with_steps(recipes.paper(), 200)) == [(0.1, 200)]
     quick = with_steps(recipes.quick(), 300)
     assert (quick.steps, quick.warmup_steps) == (300, recipes.quick().warmup_steps * 300 // recipes.quick().steps)
-    assert steps_of(12, 50_000, 128) == recipes.quick().steps == 4687
+    assert steps_of(24, 50_000, 128) == recipes.quick().steps == 9375
     assert steps_of(0.0001, 50_000, 128) == 1

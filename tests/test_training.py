@@ -23,8 +23,8 @@ from plainres.errors import Diverged, Stopped, UserError
 from plainres.network import build
 from plainres.outcome import Reporter
 from plainres.recipe import Recipe
+from plainres.run import train
 from plainres.runlog import TIMINGS, metrics
-from plainres.training import train
 
 SHORT = recipes.resolve("quick", ["batch_size=20", "steps=130", "warmup_steps=20", "learning_rate=0.1", "name=short"])
 

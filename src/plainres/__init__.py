@@ -22,11 +22,13 @@ _HOMES = {
     "learning_rate": "schedule",
     "load": "weights",
     "prepare": "data.prepare",
-    "train": "training",
+    "train": "run",
+    "train_seeds": "cohort",
 }
 __all__ = [*sorted(_HOMES), "__version__"]
 
 if TYPE_CHECKING:
+    from plainres.cohort import train_seeds
     from plainres.data.dataset import Dataset, dataset
     from plainres.data.prepare import prepare
     from plainres.errors import Diverged, Stopped, UserError
@@ -34,9 +36,9 @@ if TYPE_CHECKING:
     from plainres.network import build
     from plainres.outcome import Reporter, RunResult
     from plainres.recipe import Recipe
+    from plainres.run import train
     from plainres.schedule import learning_rate
     from plainres.spec import NetworkSpec
-    from plainres.training import train
     from plainres.weights import Classifier, load
 
 

@@ -29,3 +29,25 @@ def cropped(padded: Tensor, crop: Tensor, flip: Tensor, size: int) -> Tensor:
     each = torch.arange(len(padded), device=padded.device)
     crops = windows[each, :, crop[:, 0], crop[:, 1]]
     return torch.where(flip.view(-1, 1, 1, 1) != 0, crops.flip(-1), crops)
+
+
+def fetched(
+    images: Tensor, index: Tensor, crop: Tensor, flip: Tensor, normalization: Normalization, *, padding: str, pad: int
+) -> Tensor:
+    """`augment(images[index], ...)` to the last bit, each pixel fetched from where it comes from.
+
+    Nothing is padded and nothing copied twice: one kernel, where it is compiled. Run as it stands it is slower.
+    """
+    height = images.shape[-1]
+    place = torch.arange(height, device=images.device)
+    rows = place + crop[:, :1] - pad
+    columns = torch.where(flip.view(-1, 1) != 0, height - 1 - place, place) + crop[:, 1:] - pad
+    kept_rows, kept_columns = rows.clamp(0, height - 1), columns.clamp(0, height - 1)
+    inside = (rows == kept_rows).view(-1, 1, height, 1) & (columns == kept_columns).view(-1, 1, 1, height)
+    channel = torch.arange(images.shape[1], device=images.device).view(1, -1, 1, 1)
+    here = (channel, kept_rows.view(-1, 1, height, 1), kept_columns.view(-1, 1, 1, height))
+    pixels = images[(index.view(-1, 1, 1, 1), *here)].to(torch.float32)
+    if padding != "zero-after":
+        return normalization(pixels if padding == "edge" else torch.where(inside, pixels, 0.0))
+    mean = normalization.mean.expand(images.shape[1:])[here]  # that of the place in the image, not in the crop
+    return torch.where(inside, Normalization(normalization.kind, mean, normalization.std)(pixels), 0.0)

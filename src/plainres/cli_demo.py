@@ -2,7 +2,7 @@
 
 from plainres.cli_show import GENERATED, RunBar
 from plainres.data.dataset import dataset
-from plainres.training import train
+from plainres.run import train
 
 
 def run(out: str, epochs: float) -> None:

@@ -26,16 +26,18 @@ GENERATED = "GENERATED DATA: drawn by plainres, not CIFAR-10. Its errors say not
 class RunBar(Reporter):
     """A run on a terminal: a bar, and a line for each evaluation. Where there is no terminal, the lines alone."""
 
-    def __init__(self, *, quiet: bool, to_stderr: bool) -> None:
+    def __init__(self, *, quiet: bool, to_stderr: bool, beside: "RunBar | None" = None) -> None:
+        """With `beside`, the bar is shown under that of another run, and each line says whose it is."""
         terminal = sys.stdout is not None and sys.stdout.isatty() and not to_stderr
-        self._console = Console() if terminal else Console(stderr=True)
         self._lines = sys.stderr if to_stderr else sys.stdout
         self._quiet = quiet or self._lines is None
         self._preparing = PrepareBar(quiet=quiet)
-        self._progress = Progress(
+        console = Console() if terminal else Console(stderr=True)
+        self._progress: Progress = beside._progress if beside else Progress(
             TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[facts]}"),
-            console=self._console, transient=True, disable=quiet or not self._console.is_terminal,
+            console=console, transient=True, disable=quiet or not console.is_terminal,
         )  # fmt: skip
+        self.label = ""  # starts each line of a run among several
         self._task: TaskID | None = None
         self._steps = self._begun = self._batch = 0
         self._begun_seconds: float | None = None
@@ -54,15 +56,15 @@ class RunBar(Reporter):
         self._steps, self._begun, self._batch = recipe.steps, done, recipe.batch_size
         self._generated = job.data.generated
         images = len(job.data.part("train", recipe.validation_images).labels)
-        self._say(
+        self.say(
             f"{name}, recipe {recipe.name}, seed {job.seed}: {recipe.steps:,} steps of {recipe.batch_size} "
             f"({recipe.steps * recipe.batch_size / images:.1f} passes over {images:,} images of {job.data.name}) "
             f"on {job.device} in {job.precision}"
         )
         if self._generated:
-            self._say(GENERATED)
-        self._say(f"{'goes on after step ' + format(done, ',') + ' in' if done else 'run directory'} {run_dir}")
-        self._task = self._progress.add_task(name, total=recipe.steps, completed=done, facts="")
+            self.say(GENERATED)
+        self.say(f"{'goes on after step ' + format(done, ',') + ' in' if done else 'run directory'} {run_dir}")
+        self._task = self._progress.add_task(self.label or name, total=recipe.steps, completed=done, facts="")
 
     def progress(self, done: int, loss: float, error: float, seconds: float) -> None:
         """Move the bar."""
@@ -80,18 +82,21 @@ class RunBar(Reporter):
         """One line."""
         train = line["train_error"]
         shown = f"  training error {train:6.2%}" if train is not None else ""
-        self._say(
+        self.say(
             f"step {line['step']:>7,}{shown}  {line['kind']} error {line['error']:6.2%}"
             f"  {line['kind']} loss {line['loss']:.4f}"
         )
 
     def notice(self, text: str) -> None:
         """One line."""
-        self._say(f"note: {text}")
+        self.say(f"note: {text}")
 
     def finished(self, result: RunResult) -> None:
         """The result in one line."""
-        self._say(self.summary(result))
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+            self._task = None
+        self.say(self.summary(result))
 
     def summary(self, result: RunResult) -> str:
         """The result of a run in one line, or two where the data are generated."""
@@ -104,10 +109,11 @@ class RunBar(Reporter):
         )
         return f"{line}\n{GENERATED}" if facts["generated"] else line
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """Print a line, above the bar if there is one."""
         if self._quiet:
             return
-        console = self._progress.console
+        text, console = f"{self.label}{': ' if self.label else ''}{text}", self._progress.console
         if not self._progress.disable and console.file is self._lines:
             console.print(text, highlight=False, markup=False, soft_wrap=True)  # above the bar
             return

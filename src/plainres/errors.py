@@ -1,4 +1,4 @@
-"""What a user did wrong."""
+"""What goes wrong in ways that are expected."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -23,6 +23,10 @@ class Diverged(Exception):
     """A run whose loss is not finite: it fails again if repeated. Exit status 1."""
 
     exit_status = 1
+
+
+class Unavailable(Exception):
+    """An engine that this machine, or this network, cannot have; the message says why, and another one is taken."""
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> UserError:

@@ -124,6 +124,7 @@ def evaluate(
         raise unknown("split", split, PARTS)
     what = weights.load(what) if isinstance(what, (str, Path)) else what
     target = machine.device(device)
+    machine.precision(precision, target)
     network, inputs, classes = what, None, None
     if isinstance(what, weights.Classifier):
         network, inputs, classes = what.network, what.normalization, what.classes
@@ -135,7 +136,7 @@ def evaluate(
     part = whole.part(split, chosen.validation_images)
     normalization = inputs.to(whole.device) if inputs else whole.normalization(chosen)
     network.to(whole.device)
-    with machine.exact(whole.device):
+    with machine.exact(whole.device, precision):
         found = evaluate_part(network, part, normalization, whole.classes, precision=precision)
     return replace(found, data_name=whole.name, data_hash=whole.hash)
 

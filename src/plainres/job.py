@@ -14,7 +14,7 @@ from plainres import fields, machine, recipes, weights
 from plainres.data.dataset import Dataset, dataset
 from plainres.data.records import Progress
 from plainres.errors import UserError
-from plainres.network import build
+from plainres.network import Network, build
 from plainres.recipe import Recipe, steps_of, with_steps
 from plainres.spec import NetworkSpec
 from plainres.step import OptimizerFactory, sgd
@@ -56,6 +56,12 @@ class Job:
         return identity if self.optimizer_facts is None else {**identity, "optimizer": self.optimizer_facts}
 
     @property
+    def segment(self) -> int:
+        """Blocks to a segment whose activations are computed again: that keeps the fewest activations at once."""
+        blocks = 3 * self.network.spec.blocks if isinstance(self.network, Network) else 1
+        return max(1, round(math.sqrt(blocks)))
+
+    @property
     def directory_name(self) -> str:
         """How the name of its run directory starts."""
         return f"{self.network_name}-{self.recipe.name}-s{self.seed}"
@@ -80,6 +86,7 @@ def resolve(
     chosen = recipes.resolve(recipe)
     spec = NetworkSpec.named(network) if isinstance(network, str) else network
     target = data.device if isinstance(data, Dataset) else machine.device(device)
+    machine.precision(precision, target)
     resident = data if isinstance(data, Dataset) else dataset(data, target, progress=progress)
     images = len(resident.part("train", chosen.validation_images).labels)
     if epochs is not None:

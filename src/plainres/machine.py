@@ -3,6 +3,8 @@
 import contextlib
 import os
 import platform
+import shutil
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import torch
 from plainres.errors import UserError, unknown
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("float32", "tf32", "bfloat16")
 
 
 def device(name: str) -> torch.device:
@@ -31,11 +33,21 @@ def device(name: str) -> torch.device:
     return torch.device(f"{kind}:{number}" if number else kind)
 
 
-def precision(name: str) -> str:
-    """The name of a precision, if there is one of this name."""
+def precision(name: str, on: torch.device | None = None) -> str:
+    """The name of a precision, if there is one of this name, and if the device has it."""
     if name not in PRECISIONS:
         raise unknown("precision", name, PRECISIONS)
+    if on is not None and name == "tf32" and (on.type != "cuda" or torch.cuda.get_device_capability(on) < (8, 0)):
+        raise UserError(f"precision 'tf32' needs an NVIDIA GPU of 2020 or later, not '{on}'; float32 works everywhere")
+    if on is not None and name == "bfloat16" and on.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise UserError(f"precision 'bfloat16': {torch.cuda.get_device_name(on)} has none; float32 works everywhere")
     return name
+
+
+def compiler() -> str | None:
+    """The C++ compiler that PyTorch's compiler would call on this machine, if there is one."""
+    names = [os.environ.get("CXX"), "g++", "clang++", "c++"]
+    return next((found for name in names if name and (found := shutil.which(name.split()[0]))), None)
 
 
 def synchronize(device: torch.device) -> None:
@@ -47,31 +59,64 @@ def synchronize(device: torch.device) -> None:
 
 
 @contextlib.contextmanager
-def exact(device: torch.device) -> Iterator[None]:
-    """Deterministic kernels and true float32 while entered; PyTorch's settings are left as found.
+def exact(device: torch.device, precision: str = "float32") -> Iterator[None]:
+    """Deterministic kernels while entered, and true float32, or TF32 if that is the precision.
 
-    On CUDA, CUBLAS_WORKSPACE_CONFIG is set where it is not, and stays: cuBLAS reads it once.
+    PyTorch's settings are left as found. On CUDA, CUBLAS_WORKSPACE_CONFIG is set where it is not, and stays:
+    cuBLAS reads it once.
     """
     backends = torch.backends
-    convolutions: Any = backends.cudnn.conv  # type: ignore[attr-defined]
-    products = backends.cuda.matmul
     deterministic = torch.are_deterministic_algorithms_enabled()
     filling = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     before = backends.cudnn.benchmark, backends.cudnn.deterministic
-    precisions = convolutions.fp32_precision, products.fp32_precision
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     _fill_memory(False)  # every tensor would be written twice, to no end: nothing here reads what it has not written
     backends.cudnn.benchmark, backends.cudnn.deterministic = False, True
-    convolutions.fp32_precision = products.fp32_precision = "ieee"
     try:
-        yield
+        with _float32(tf32=precision == "tf32"):
+            yield
     finally:
         torch.use_deterministic_algorithms(deterministic)
         _fill_memory(filling)
         backends.cudnn.benchmark, backends.cudnn.deterministic = before
-        convolutions.fp32_precision, products.fp32_precision = precisions
+
+
+@contextlib.contextmanager
+def _float32(*, tf32: bool) -> Iterator[None]:
+    """What float32 convolutions and products are computed in."""
+    backends: Any = torch.backends
+    cuda = (backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul)
+    cpu = (backends.mkldnn.conv, backends.mkldnn.matmul)
+    before = {kind: kind.fp32_precision for kind in (*cuda, *cpu)}
+    # A footgun: PyTorch's compiler also asks by the older names, which refuse to answer where they disagree with
+    # these (pytorch issue 166387), and setting them warns in some versions. So both are set, and both put back;
+    # where somebody had set them at odds already, nothing is known of the older ones.
+    older: list[Any] = [None, None]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with contextlib.suppress(RuntimeError):
+            older[0] = torch.get_float32_matmul_precision()
+        with contextlib.suppress(RuntimeError):
+            older[1] = backends.cudnn.allow_tf32
+    precision = "tf32" if tf32 else "ieee"
+    _set_float32({kind: precision if kind in cuda else "ieee" for kind in before}, "high" if tf32 else "highest", tf32)
+    try:
+        yield
+    finally:
+        _set_float32(before, *older)
+
+
+def _set_float32(precisions: dict[Any, str], products: str | None, convolutions: bool | None) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if products is not None:
+            torch.set_float32_matmul_precision(products)
+        if convolutions is not None:
+            torch.backends.cudnn.allow_tf32 = convolutions
+    for kind, precision in precisions.items():
+        kind.fp32_precision = precision
 
 
 def _fill_memory(fill: bool) -> None:

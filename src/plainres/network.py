@@ -151,7 +151,11 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalized images (N, 3, 32, 32) to logits (N, classes)."""
-        logits: Tensor = self.fc(self.features(x))
+        return self.classify(self.features(x))
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Pooled features (N, 64) to logits (N, classes)."""
+        logits: Tensor = self.fc(features)
         return logits if self.fc_bn is None else self.fc_bn(logits)
 
 

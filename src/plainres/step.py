@@ -81,6 +81,7 @@ class Work:
 class Engine(Protocol):
     """Runs the steps of one training; each engine is one way of doing so."""
 
+    work: Work
     compile_seconds: float
 
     def step(self, number: int, learning_rate: float) -> None:

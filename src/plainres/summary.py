@@ -56,6 +56,18 @@ def module_layers(network: nn.Module, image: Tensor) -> list[Layer]:
     return found
 
 
+def operations(network: nn.Module) -> int:
+    """Floating-point operations of training on one image: forward, and twice that backward; 0 if not one of ours.
+
+    A multiply-add is two; nothing but convolutions and linear layers is counted, and the gradient of the images,
+    which nobody needs, is not.
+    """
+    if not isinstance(network, Network):
+        return 0
+    found = layers(network.spec)
+    return 2 * (3 * sum(layer.multiply_adds for layer in found) - found[0].multiply_adds)
+
+
 def _multiply_adds(module: nn.Module, output: Tensor) -> int:
     if not isinstance(module, (nn.Conv2d, nn.Linear)):
         return 0

@@ -1,81 +1,20 @@
-"""Train one network: the loop, and everything that makes it go on after a stop."""
+"""One training: the loop, and everything that makes it go on after a stop."""
 
 import math
 import time
-from pathlib import Path
 from typing import Any, NoReturn
-
-from torch import nn
 
 from plainres import checkpoint, outcome, plan, weights
 from plainres import job as jobs
 from plainres.clock import Clock
-from plainres.data.dataset import Dataset
-from plainres.errors import Diverged, Stopped, UserError
+from plainres.errors import Diverged, Stopped
 from plainres.evaluation import Evaluation, evaluate_part
 from plainres.interrupt import StopRequest
 from plainres.outcome import Reporter, RunResult
-from plainres.recipe import Recipe
 from plainres.responses import responses
 from plainres.runlog import RunDirectory
 from plainres.schedule import learning_rate, warms_up_by_error
-from plainres.spec import NetworkSpec
-from plainres.step import WINDOW, Eager, Engine, OptimizerFactory, Window, Work, is_due, own_generator
-
-
-def train(
-    network: str | NetworkSpec | nn.Module = "resnet20",
-    recipe: str | Recipe = "paper",
-    data: str | Path | Dataset | None = None,
-    *,
-    seed: int = 0,
-    steps: int | None = None,
-    epochs: float | None = None,
-    eval_every: int | None = None,
-    keep_every: int = 0,
-    out: str | Path = "runs",
-    device: str = "auto",
-    precision: str = "float32",
-    threads: int | None = None,
-    optimizer: OptimizerFactory | None = None,
-    replan: bool = False,
-    checkpoint_seconds: float = 60.0,
-    reporter: Reporter | None = None,
-) -> RunResult:
-    """Train a network by a recipe into a run directory; the same call again goes on, or returns what is finished.
-
-    `network` is a name, a spec, or any module that takes normalized images (N, 3, 32, 32) to logits, which is
-    trained in place; `optimizer` makes any optimizer from (parameters, learning rate), otherwise the recipe's SGD
-    is used. A module from outside is the same run only if it starts from the same numbers: seed what makes it.
-    `eval_every` is in steps (default: one pass; 0: only at the end), `keep_every` keeps weights along the way,
-    `checkpoint_seconds` is the time between checkpoints. Raises UserError, Stopped (resumable) or Diverged.
-    """
-    report = reporter or Reporter()
-    if (eval_every or 0) < 0 or keep_every < 0 or (threads or 1) < 1:
-        raise UserError("eval_every and keep_every must not be below 0, threads not below 1")
-    job = jobs.resolve(
-        network,
-        recipe,
-        data,
-        seed=seed,
-        steps=steps,
-        epochs=epochs,
-        device=device,
-        precision=precision,
-        optimizer=optimizer,
-        progress=report.preparing,
-    )
-    with StopRequest() as stop, RunDirectory(Path(out), job.directory_name, job.identity) as run:
-        finished = run.read_object("result.json", *outcome.FACTS)
-        if finished is not None:
-            return RunResult(run.path, finished, already_finished=True)
-        settled = plan.for_run(job, run, {"threads": threads, "eval_every": eval_every}, replan=replan)
-        with plan.applied(settled), own_generator(job.device, draws=job.depth is None):
-            training = Training(job, run, settled, report, stop)
-            training.keep_every, training.checkpoint_seconds = keep_every, checkpoint_seconds
-            training.resume()
-            training.loop()
-            return training.finish()
+from plainres.step import WINDOW, Engine, is_due
 
 
 class Training:
@@ -85,21 +24,18 @@ class Training:
     checkpoint_seconds = 60.0
 
     def __init__(
-        self, job: jobs.Job, run: RunDirectory, settled: plan.Plan, report: Reporter, stop: StopRequest
+        self, job: jobs.Job, run: RunDirectory, settled: plan.Plan, engine: Engine, report: Reporter, stop: StopRequest
     ) -> None:
         self.job, self.run, self.plan, self.report, self.stop = job, run, settled, report, stop
-        recipe = job.recipe
-        self.batches = job.data.batches(job.seed, recipe)
-        self.window = Window(job.device, recipe.batch_size)
-        draws = job.depth is None
-        work = Work(job.network, job.optimizer, recipe, self.batches, self.window, job.precision, job.seed, draws)
-        self.engine: Engine = Eager(work)
+        self.engine, self.window, recipe = engine, engine.work.window, job.recipe
+        self.normalization = job.data.normalization(recipe)
         # A run that keeps validation images is there to choose by: it never looks at the test set.
         self.held_out = job.data.part("val" if recipe.validation_images else "test", recipe.validation_images)
         self.done = 0  # steps
         self.saved_at = -1  # the step of the last checkpoint
         self.warmup_end: int | None = None
         self.clock, self.evaluation_seconds = Clock(job.device), 0.0
+        self.compile_seconds = 0.0  # before the last resume
         self.last_window: dict[str, Any] = {}  # the line of the last hundred steps
         self.last: Evaluation | None = None
         self._logged_seconds = 0.0
@@ -109,24 +45,36 @@ class Training:
 
     def loop(self) -> None:
         """Step until the recipe's last one, or until asked to stop."""
-        recipe = self.job.recipe
+        self.begin()
+        while not self.finished:
+            self.advance()
+
+    def begin(self) -> None:
+        """Let the first step come."""
         self.job.network.train()
         self.clock.start()
-        while self.done < recipe.steps:
-            step = self.done
-            rate = learning_rate(step, recipe, depth=self.job.depth, warmup_end=self.warmup_end)
-            self.engine.step(step, rate)
-            self.done += 1
-            if self.done % WINDOW == 0 or self.done == recipe.steps:
-                with self.clock.paused():
-                    self.log_window(rate)
-            elif self.job.device.type == "cpu" and self.done % 10 == 0:
-                self.report_progress(self.window.read(self.done))
-            self.after_step()
+
+    @property
+    def finished(self) -> bool:
+        """Whether every step is done."""
+        return self.done >= self.job.recipe.steps
+
+    def advance(self) -> None:
+        """One step, and whatever is due after it."""
+        recipe = self.job.recipe
+        rate = learning_rate(self.done, recipe, depth=self.job.depth, warmup_end=self.warmup_end)
+        self.engine.step(self.done, rate)
+        self.done += 1
+        if self.done % WINDOW == 0 or self.finished:
+            with self.clock.paused():
+                self.log_window(rate)
+        elif self.job.device.type == "cpu" and self.done % 10 == 0:
+            self.report_progress(self.window.read(self.done))
+        self.after_step()
 
     def after_step(self) -> None:
         """Keep weights, evaluate and save a checkpoint where it is time; stop where asked to."""
-        last = self.done == self.job.recipe.steps
+        last = self.finished
         evaluate, keep = last or is_due(self.done, self.plan.eval_every), is_due(self.done, self.keep_every)
         save = last or time.perf_counter() - self._saved_time >= self.checkpoint_seconds
         if not (evaluate or keep or save or self.stop):
@@ -175,7 +123,7 @@ class Training:
             return evaluate_part(
                 self.job.network,
                 self.held_out,
-                self.batches.normalization,
+                self.normalization,
                 self.job.data.classes,
                 logits=self.engine.logits,
                 batch=self.plan.eval_batch,
@@ -208,6 +156,7 @@ class Training:
         self.done = self.saved_at = state["step"]
         self.warmup_end, self.last_window = state["warmup_end"], state["last_window"]
         self.clock.seconds, self.evaluation_seconds = state["seconds"], state["evaluation_seconds"]
+        self.compile_seconds = state["compile_seconds"]
         self._logged_seconds = state["logged_seconds"]
 
     def save(self) -> None:
@@ -227,6 +176,7 @@ class Training:
             "last_window": self.last_window,
             "seconds": self.clock.seconds,
             "evaluation_seconds": self.evaluation_seconds,
+            "compile_seconds": self.compile_seconds + self.engine.compile_seconds,
             "logged_seconds": self._logged_seconds,
         }
         checkpoint.save(self.run.path, self.done, state)
@@ -260,7 +210,7 @@ class Training:
         """Write what a finished run leaves: responses, predictions, weights, and last of all the result."""
         # none yet where a stop came between the last step's line and the result
         found = self.last or self.held_out_evaluation()
-        inputs, path = self.batches.normalization, self.run.path
+        inputs, path = self.normalization, self.run.path
         self.run.write_json("responses.json", responses(self.job.network, self.held_out.images, inputs))
         outcome.write_predictions(path / "predictions.safetensors", found.logits, self.held_out)
         tested = {"split": found.split, "misses": found.misses, "images": found.images}
@@ -269,7 +219,8 @@ class Training:
             **outcome.facts(self.job, found, self.last_window),
             "seconds": self.clock.seconds,
             "evaluation_seconds": self.evaluation_seconds,
-            "compile_seconds": 0.0,
+            "compile_seconds": self.compile_seconds + self.engine.compile_seconds,
+            "engine": self.plan.engine,
             "images_per_second": self.done * self.job.recipe.batch_size / self.clock.seconds,
             "warmup_end": self.warmup_end,
             "replanned": plan.replanned(self.run),
@@ -284,4 +235,4 @@ class Training:
     def save_weights(self, name: str, tested: dict[str, Any]) -> str:
         """Write the network's weights with what is known of them; returns the file's SHA-256."""
         about = {**outcome.about(self.job), **tested, "steps": self.done, "run": self.run.hash}
-        return weights.save(self.run.path / name, self.job.network, self.batches.normalization, about)
+        return weights.save(self.run.path / name, self.job.network, self.normalization, about)

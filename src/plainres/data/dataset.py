@@ -89,7 +89,7 @@ class Batches:
         self.part = dataset.part("train", recipe.validation_images)
         self.normalization = dataset.normalization(recipe)
         self.seed, self.recipe, self.start = seed, recipe, start
-        self._steps = max(1, _CHUNK // recipe.batch_size)
+        self.chunk_steps = max(1, _CHUNK // recipe.batch_size)  # whose draws are made at once
         self._chunk: tuple[int, Tensor, Tensor, Tensor] | None = None
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
@@ -107,22 +107,25 @@ class Batches:
             yield self[step]
             step += 1
 
+    def draws(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Index (S, B), crop (S, B, 2) and flip (S, B) of chunk `number`, in main memory, int64, as `Draws` has them.
+
+        Step s is row s % `chunk_steps` of chunk s // `chunk_steps`.
+        """
+        rows = (self.chunk_steps, self.recipe.batch_size)
+        size = rows[0] * rows[1]
+        pad, flip = self.recipe.pad, self.recipe.flip
+        drawn = sampling.draw(self.seed, len(self.part.labels), number * size, size, pad=pad, flip=flip)
+        index, crop, mirror = (torch.from_numpy(array) for array in (drawn.index, drawn.crop, drawn.flip))
+        return index.view(rows), crop.view(*rows, 2), mirror.view(rows)
+
     def _draws(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        number, row = divmod(step, self._steps)
+        number, row = divmod(step, self.chunk_steps)
         if self._chunk is None or self._chunk[0] != number:
-            self._chunk = (number, *self._draw_chunk(number))
+            index, crop, flip = (drawn.to(self.part.images.device) for drawn in self.draws(number))
+            self._chunk = (number, index, crop, flip)
         _, index, crop, flip = self._chunk
         return index[row], crop[row], flip[row]
-
-    def _draw_chunk(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
-        size = self._steps * self.recipe.batch_size
-        pad, flip = self.recipe.pad, self.recipe.flip
-        draws = sampling.draw(self.seed, len(self.part.labels), number * size, size, pad=pad, flip=flip)
-        rows = (self._steps, self.recipe.batch_size)
-        index, crop, mirror = (
-            torch.from_numpy(array).to(self.part.images.device) for array in (draws.index, draws.crop, draws.flip)
-        )
-        return index.view(rows), crop.view(*rows, 2), mirror.view(rows)
 
 
 def dataset(
