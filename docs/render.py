@@ -27,6 +27,7 @@ TREE = {
     "src/plainres/cli.py": "the commands, one function each",
     "src/plainres/cli_app.py": "the program, errors, shared options",
     "src/plainres/cli_show.py": "bars, lines and tables shown",
+    "src/plainres/cli_seeds.py": "one seed or several, shown",
     "src/plainres/cli_bench.py": "the words of the measuring command",
     "src/plainres/cli_bench_show.py": "cards and comparisons of measurements",
     "src/plainres/cli_bar.py": "the bar while data prepares",
@@ -36,14 +37,27 @@ TREE = {
     "src/plainres/bench_profile.py": "where a step's time goes",
     "src/plainres/bench_figures.py": "medians, spreads, shares, times derived",
     "src/plainres/bench_ceilings.py": "large matrix products and copies",
-    "src/plainres/memory.py": "memory needed, available, and used",
     "src/plainres/bench_power.py": "clocks and energy from NVML",
     "src/plainres/bench_files.py": "CSV tables, earlier results compared",
+    "src/plainres/run.py": "train one network, start to end",
+    "src/plainres/cohort.py": "several seeds on one device",
     "src/plainres/training.py": "the loop, and its resume",
     "src/plainres/job.py": "names and flags become values",
     "src/plainres/plan.py": "how it computes, replayed later",
     "src/plainres/clock.py": "training seconds, nothing else counted",
     "src/plainres/step.py": "one training step, its window",
+    "src/plainres/memory.py": "memory needed, available, and used",
+    "src/plainres/engines.py": "which engine a run gets",
+    "src/plainres/native.py": "a step in our own kernels",
+    "src/plainres/trunk.py": "a network as the kernels' structures",
+    "src/plainres/kernels.py": "the C++ compiled, kept, loaded",
+    "src/plainres/cpp/trunk.cpp": "forward and backward, fused by hand",
+    "src/plainres/cpp/rows.h": "BN, shortcuts, ReLU on rows",
+    "src/plainres/cpp/convolution.h": "convolutions of one cached image",
+    "src/plainres/cpp/winograd.h": "3x3 convolutions with fewer multiplications",
+    "src/plainres/cpp/tiles.h": "the loops that hold registers",
+    "src/plainres/cpp/batch.h": "sums over a batch, BN statistics",
+    "src/plainres/cpp/trunk.h": "the data that Python fills in",
     "src/plainres/compiled.py": "PyTorch's compiler, block by block",
     "src/plainres/static.py": "a step on tensors that stay",
     "src/plainres/graph.py": "a step as a CUDA graph",
@@ -243,7 +257,8 @@ def rendered(page: Path, blocks: dict[str, str]) -> str:
 
 def main() -> None:
     """Render, or check."""
-    sources = {str(p.relative_to(ROOT)) for p in (ROOT / "src/plainres").rglob("*.py")}
+    kinds = (".py", ".cpp", ".h")
+    sources = {str(p.relative_to(ROOT)) for p in (ROOT / "src/plainres").rglob("*") if p.suffix in kinds}
     listed = sources - {"src/plainres/__init__.py", "src/plainres/__main__.py", "src/plainres/data/__init__.py"}
     if listed != set(TREE):
         raise SystemExit(f"docs/render.py: the tree lacks, or should not have: {sorted(listed ^ set(TREE))}")

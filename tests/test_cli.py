@@ -237,3 +237,42 @@ def test_prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert json.loads(first)["new"] is True
     assert json.loads(again) == {**json.loads(first), "new": False}
     assert "not CIFAR-10: 50 training and 20 test images" in call("prepare", folder, "--any-images").stdout
+
+
+def test_several_seeds(tmp_path: Path) -> None:
+    words = ("train", "plain20", *TINY, *DATA, *SHORT, "--out", str(tmp_path), "--seeds", "0-1,4")
+    lines = call(*words).stdout.splitlines()
+    expected = r"plain\S+, recipe paper, test error at step 30: .* n = 3: .*%, .*%, .*%\)"
+    assert re.fullmatch(expected, lines[-1]), lines[-1]
+    assert [line.split(":")[0] for line in lines if " of 100; " in line] == ["seed 0", "seed 1", "seed 4"]
+    found = json.loads(call(*words, "--json").stdout.splitlines()[-1])
+    assert found["n"] == 3
+    assert [run["seed"] for run in found["runs"]] == [0, 1, 4]
+    assert found["error_mean"] == pytest.approx(sum(run["error"] for run in found["runs"]) / 3)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--seed", "1", "--seeds", "2"), "--seed or --seeds"),
+        (("--seeds", "1-"), "'1-' is no seed"),
+        (("--seeds", "x"), "'x' is no seed"),
+        (("--seeds", "3-1"), "must rise"),
+        (("--seeds", "1,0-2"), "names a seed twice"),
+        (("--engine", "nativ"), "did you mean 'native'"),
+        (("--engine", "native"), "engine 'native': the kernels know"),
+        (("--engine", "graph"), "engine 'graph': CUDA graphs need an NVIDIA GPU"),
+        (("--precision", "tf32"), "needs an NVIDIA GPU"),
+    ],
+)
+def test_words_of_the_engine_and_the_seeds(words: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    done = call("train", "plain20", *TINY, *DATA, *SHORT, "--out", str(tmp_path), "--device", "cpu", *words)
+    assert done.exit_code == 2
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_recomputing_by_name_gives_the_same_weights(tmp_path: Path) -> None:
+    kept, again = trained(tmp_path / "kept"), trained(tmp_path / "again", "--recompute", "--engine", "eager")
+    assert (kept / "weights.safetensors").read_bytes() == (again / "weights.safetensors").read_bytes()
+    assert json.loads((again / "plan.json").read_text())["segment"] == 2

@@ -34,8 +34,8 @@ def train_seeds(
     """Train a network from several seeds, each into its own run directory, as `train` does one; the results in order.
 
     They share the resident data. `at_once` of them take their steps in turn (default: on CUDA all, so that the
-    device works on one while the host feeds another; on the CPU one, which was measured to be fastest). Each gives
-    the same bits as alone. `reporter` makes the reporter of a seed. If one diverges, the others go on, and
+    device works on one while the host feeds another; on the CPU one, whose kernels take every core). Each gives the
+    same bits as alone. `reporter` makes the reporter of a seed. If one diverges, the others go on, and
     Diverged names it at the end; Stopped once all are saved.
     """
     if not seeds or len(set(seeds)) != len(seeds):

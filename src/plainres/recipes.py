@@ -70,7 +70,7 @@ def cfmz() -> Recipe:
 
 
 def quick() -> Recipe:
-    """ResNet-20 in 25 minutes on two cores: a short linear schedule with a large peak. Chosen on a 45,000/5,000 split."""
+    """ResNet-20 in 25 minutes on two cores: a linear schedule with a large peak, chosen on a 45,000/5,000 split."""
     steps = steps_of(24, 50_000, 128)
     return Recipe(
         name="quick",

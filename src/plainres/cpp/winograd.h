@@ -36,7 +36,8 @@ static void tiles_of_input(const float* copy, int64_t columns, int64_t rows, int
 }
 
 // A delta A' of rows of tiles: `delta` (rows, lines `line` apart, columns, channels) to `out` (16, tiles, channels).
-static void tiles_of_delta(const float* delta, int64_t line, int64_t columns, int64_t rows, int64_t channels, float* out) {
+static void tiles_of_delta(const float* delta, int64_t line, int64_t columns, int64_t rows, int64_t channels,
+                           float* out) {
     int64_t across = columns / 2, plane = plane_of(rows / 2 * across, channels);
     for (int64_t t = 0; t < rows / 2 * across; ++t)
         for (int64_t c = 0; c < channels; c += LANES) {
@@ -81,8 +82,8 @@ static void output_of_tiles(const float* products, int64_t columns, int64_t rows
 }
 
 // `rows` rows of a convolution's output from its padded input and the 16 transformed weights (16, in, out).
-static void convolve_tiles(const float* copy, int64_t columns, int64_t rows, int64_t in, int64_t out, const float* weights,
-                           float* work, float* to) {
+static void convolve_tiles(const float* copy, int64_t columns, int64_t rows, int64_t in, int64_t out,
+                           const float* weights, float* work, float* to) {
     int64_t tiles = rows / 2 * (columns / 2);
     int64_t from = plane_of(tiles, in), into = plane_of(tiles, out);
     float* products = work + 16 * from;
@@ -92,8 +93,8 @@ static void convolve_tiles(const float* copy, int64_t columns, int64_t rows, int
 }
 
 // Adds to the 16 planes of a weight's gradient (16, in, out) what `rows` rows of output contribute.
-static void grad_tiles(const float* copy, const float* delta, int64_t delta_line, int64_t columns, int64_t rows, int64_t in,
-                       int64_t out, float* work, float* gradient) {
+static void grad_tiles(const float* copy, const float* delta, int64_t delta_line, int64_t columns, int64_t rows,
+                       int64_t in, int64_t out, float* work, float* gradient) {
     int64_t tiles = rows / 2 * (columns / 2);
     int64_t from = plane_of(tiles, in), into = plane_of(tiles, out);
     float* other = work + 16 * from;
