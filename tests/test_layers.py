@@ -27,7 +27,7 @@ ROWS = [
     (
         "3 engine",
         "training step cohort evaluation responses plan job outcome clock interrupt run "
-        "kernels trunk native engines compiled static graph recompute",
+        "kernels trunk native engines compiled static graph recompute memory",
     ),
     ("4 products", "results bench_ceilings bench_figures bench_files bench_power"),
     ("4 products", "bench_profile bench_sides"),
