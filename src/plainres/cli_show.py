@@ -93,7 +93,7 @@ class RunBar(Reporter):
 
     def finished(self, result: RunResult) -> None:
         """The result in one line."""
-        if self._task is not None:
+        if self._task is not None and self.label:  # others go on
             self._progress.remove_task(self._task)
             self._task = None
         self.say(self.summary(result))
