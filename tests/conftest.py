@@ -1,6 +1,5 @@
 """Shared by all tests: data and caches in a folder of their own, and a small data set."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,15 +15,12 @@ TINY = NetworkSpec(depth=8, width=4)
 
 @pytest.fixture(scope="session", autouse=True)
 def data_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """No test sees, or fills, the stores of the person who runs it."""
+    """No test sees, or fills, the stores and the compiled kernels of the person who runs it."""
     home = tmp_path_factory.mktemp("data")
-    before = os.environ.get("PLAINRES_DATA")
-    os.environ["PLAINRES_DATA"] = str(home)
-    yield home
-    if before is None:
-        del os.environ["PLAINRES_DATA"]
-    else:
-        os.environ["PLAINRES_DATA"] = before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PLAINRES_DATA", str(home))
+        patch.setenv("PLAINRES_CACHE", str(home / "cache"))
+        yield home
 
 
 @pytest.fixture(scope="session")
