@@ -72,6 +72,7 @@ Set = Annotated[
 RecipeName = Annotated[
     str, typer.Option(metavar="NAME|FILE", help="paper, techxzen, cfmz, quick, best, or a TOML file with a 'base'.")
 ]
+Scale = Annotated[float, typer.Option(help="Shorten every duration of the schedule, as for a CPU; the name says so.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Precision = Annotated[str, typer.Option(help="float32, bfloat16, or on CUDA tf32.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on the last line.")]
@@ -153,9 +154,10 @@ def seeds_of(text: str) -> list[int]:
     return seeds
 
 
-def recipe_of(name: str, assignments: list[str] | None = None) -> "Recipe":
-    """The recipe of a name or a TOML file, with the fields of --set changed."""
+def recipe_of(name: str, assignments: list[str] | None = None, scale: float = 1) -> "Recipe":
+    """The recipe of a name or a TOML file, with the fields of --set changed, its schedule scaled."""
     from plainres import fields, recipes
+    from plainres.recipe import scaled
 
     file = Path(name)
     if file.suffix == ".toml":
@@ -165,4 +167,4 @@ def recipe_of(name: str, assignments: list[str] | None = None) -> "Recipe":
             raise UserError(f"{name}: {error}") from None
     else:
         base = recipes.named(name)
-    return fields.override(base, assignments or (), "recipe")
+    return scaled(fields.override(base, assignments or (), "recipe"), scale)

@@ -18,6 +18,11 @@ def one_of(default: str, *others: str) -> Any:
     return dataclasses.field(default=default, metadata={"options": (default, *others)})
 
 
+def added(default: Any) -> Any:
+    """A field that came later: at its default it is left out of JSON, so that what was written before stays the same."""
+    return dataclasses.field(default=default, metadata={"added": True})
+
+
 def override(value: T, assignments: Iterable[str], what: str) -> T:
     """`value` with each "field=text" of `assignments` applied; `what` ("recipe", "network") is for errors."""
     changes: dict[str, object] = {}
@@ -50,7 +55,9 @@ def from_json(kind: type[T], data: object, what: str) -> T:
 
 def to_json(value: Any) -> dict[str, Any]:
     """The fields of a dataclass as plain lists, numbers and strings."""
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(value).items()}
+    found = dataclasses.asdict(value)
+    unsaid = [f.name for f in dataclasses.fields(value) if "added" in f.metadata and found[f.name] == f.default]
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in found.items() if k not in unsaid}
 
 
 def _checked(kind: type, changes: Mapping[str, object], what: str) -> dict[str, Any]:

@@ -18,3 +18,14 @@ TECHXZEN = {
 
 CFMZ = {"resnet20": 8.29, "resnet32": 7.26, "resnet56": 6.31, "resnet110": 6.00}
 """apark263/cfmz."""
+
+SOURCES = {"paper": PAPER, "techxzen": TECHXZEN, "cfmz": CFMZ}
+
+CFMZ_COST = {"resnet20": (521, 11), "resnet32": (636, 18), "resnet56": (860, 30), "resnet110": (1277, 60)}
+"""apark263/cfmz on a Titan X: MiB of GPU memory, seconds for a pass over 50,000 images."""
+
+
+def of(network: str) -> dict[str, float]:
+    """What each source published of a network, in percent; a variant named after a system counts as its network."""
+    plain = network.removesuffix("-techxzen").removesuffix("-cfmz")
+    return {source: table[plain] for source, table in SOURCES.items() if plain in table}

@@ -4,7 +4,8 @@ import math
 import re
 from dataclasses import dataclass
 
-from plainres.fields import one_of, replace
+from plainres.errors import UserError
+from plainres.fields import added, one_of, replace
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Recipe:
     padding: str = one_of("zero-after", "zero-before", "edge")  # zero after or before normalization
     pad: int = 4
     flip: bool = True
+    scale: float = added(1.0)  # what part of the full schedule this is; see `scaled`
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant."""
@@ -48,6 +50,8 @@ class Recipe:
         self._within(0, 10**9, "warmup_steps", "error_warmup_depth", "validation_images")
         self._within(0, math.inf, "learning_rate", "error_warmup_learning_rate", "weight_decay")
         self._within(0, 32, "pad")
+        if not 0 < self.scale <= 1:
+            raise ValueError(f"scale is {self.scale}, it must be in (0, 1]")
         self._check_schedule()
         self._check_normalization()
         if not 0 <= self.momentum < 1 or not 0 <= self.label_smoothing < 1:
@@ -93,6 +97,22 @@ def with_steps(recipe: Recipe, steps: int) -> Recipe:
         return replace(recipe, {"steps": steps}, "recipe")
     warmup_steps = recipe.warmup_steps * steps // recipe.steps
     return replace(recipe, {"steps": steps, "warmup_steps": warmup_steps}, "recipe")
+
+
+def scaled(recipe: Recipe, scale: float) -> Recipe:
+    """The recipe with every duration of its schedule times `scale`, in (0, 1]; its name then says so."""
+    if not 0 < scale <= 1:
+        raise UserError(f"--scale is {scale:g}, it must be above 0 and at most 1")
+    if scale == 1:
+        return recipe
+    changes = {
+        "name": f"{recipe.name}-x{scale:g}",
+        "steps": max(1, round(recipe.steps * scale)),
+        "drops": tuple(sorted({max(1, round(drop * scale)) for drop in recipe.drops})),
+        "warmup_steps": round(recipe.warmup_steps * scale),
+        "scale": recipe.scale * scale,
+    }
+    return replace(recipe, changes, "recipe")
 
 
 def steps_of(epochs: float, images: int, batch_size: int) -> int:

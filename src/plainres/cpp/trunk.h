@@ -46,7 +46,7 @@ struct Net {
     float *pooled, *pooled_gradient;  // (images, features)
     float* g[3];                      // work: the gradient of one layer's output
     float* partial;                   // work: (groups, partial_size)
-    double* sums;                     // work: (groups, SLOTS, channels)
+    double* sums;                     // work: (groups, SLOTS, 2, channels)
     int64_t partial_size, channels;   // the largest weight, the most channels
     double seconds[CATEGORIES];       // of all threads together, where `profile` is set
 };
