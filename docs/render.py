@@ -15,7 +15,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from plainres.published import PAPER, TECHXZEN
+from plainres import groups, published, results, statistics
 
 ROOT = Path(__file__).resolve().parent.parent
 README, COMMANDS, SPEED = ROOT / "README.md", ROOT / "docs" / "commands.md", ROOT / "docs" / "speed.md"
@@ -106,25 +106,39 @@ TREE = {
 
 
 def results_table() -> str:
-    """The runs under docs/results, beside what was published."""
-    rows = [
-        "| network | recipe | data | seeds | steps | test error, last step | paper | techxzen |",
-        "|---|---|---|---|---|---|---|---|",
+    """The runs under docs/results, seeds together, beside what was published."""
+    head = [
+        "network",
+        "recipe",
+        "data",
+        "seeds",
+        "steps",
+        "training error",
+        "test error, last step",
+        *published.SOURCES,
     ]
-    groups: dict[tuple[str, ...], list[dict[str, object]]] = {}
-    for path in sorted(RESULTS.glob("*/result.json")):
-        facts = json.loads(path.read_text(encoding="utf-8"))
-        key = tuple(str(facts[k]) for k in ("network", "recipe", "data", "steps"))
-        groups.setdefault(key, []).append(facts)
-    for (network, recipe, data, steps), runs in sorted(groups.items()):
-        errors = [100 * float(str(run["error"])) for run in runs]
-        mean = sum(errors) / len(errors)
-        spread = (sum((e - mean) ** 2 for e in errors) / (len(errors) - 1)) ** 0.5 if len(errors) > 1 else None
-        shown = f"{mean:.2f} %" + (f" ± {spread:.2f}" if spread is not None else "")
-        published = [f"{table[network]:.2f} %" if network in table else "–" for table in (PAPER, TECHXZEN)]
-        cells = [network, recipe, data, f"n = {len(runs)}", f"{int(steps):,}", shown, *published]
-        rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows)
+    rows = [head, ["---"] * len(head)]
+    found = results.find([RESULTS])
+    if found.left_out:
+        raise SystemExit("; ".join(found.left_out))
+    for setting in groups.settings(found.runs):
+        recipe = f"{setting.recipe.name}" + (f" (scaled to {setting.recipe.scale:g})" * (setting.recipe.scale != 1))
+        for group in (group for group in setting.groups if group.finished):
+            errors, known = group.spread(), published.of(group.network)
+            assert errors is not None
+            cells = [group.network, recipe, setting.data, f"n = {errors.n}", f"{setting.recipe.steps:,}"]
+            cells += [percent(group.spread("train_error")), percent(errors)]
+            rows.append(
+                [*cells, *(f"{known[source]:.2f} %" if source in known else "–" for source in published.SOURCES)]
+            )
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def percent(errors: statistics.Spread | None) -> str:
+    """A mean error, with its standard deviation if there is one."""
+    if errors is None:
+        return "–"
+    return f"{errors.mean:.2%}".replace("%", " %") + (f" ± {100 * errors.std:.2f}" if errors.std is not None else "")
 
 
 def commands_block() -> str:

@@ -5,9 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import TINY
 
 import plainres
+from conftest import TINY
 from plainres import fields, groups, recipes, results
 from plainres.data.dataset import Dataset
 from plainres.errors import Stopped, UserError
@@ -48,12 +48,17 @@ def test_what_was_written_is_read(runs: Path) -> None:
         ("resnet8-custom", 1),
     ]
     run = found.runs[0]
-    assert run.result and run.predictions is not None
+    assert run.result
+    assert run.predictions is not None
     assert run.predictions.confusion.sum() == 100
     assert run.predictions.missed.sum() == run.result["misses"]
-    assert run.generated and run.held_out == "test" and run.recipe == SHORT
+    assert run.generated
+    assert run.held_out == "test"
+    assert run.recipe == SHORT
     steps, errors = run.curve("test")
-    assert run.curve("train")[0] == steps[-1:] == [3] and errors[-1] == run.result["error"] and run.best == min(errors)
+    assert run.curve("train")[0] == steps[-1:] == [3]
+    assert errors[-1] == run.result["error"]
+    assert run.best == min(errors)
     assert len(run.responses) == 7
     assert run.facts("plan.json")["engine"] == "eager"
     assert run.predictions.class_errors == pytest.approx(
@@ -65,10 +70,14 @@ def test_seeds_are_averaged(runs: Path) -> None:
     (setting,) = groups.settings(results.find([runs]).runs)
     assert setting.name == "paper, 3 steps, generated"
     group = setting.group("resnet8-custom")
-    assert group is not None and len(group.finished) == 2 and setting.group("resnet20") is None
+    assert group is not None
+    assert len(group.finished) == 2
+    assert setting.group("resnet20") is None
     spread = group.spread()
     errors = [json.loads(path.read_text())["error"] for path in sorted(runs.glob("resnet8-*/result.json"))]
-    assert spread is not None and spread.n == 2 and spread.mean == pytest.approx(sum(errors) / 2)
+    assert spread is not None
+    assert spread.n == 2
+    assert spread.mean == pytest.approx(sum(errors) / 2)
     assert group.nearest_mean in group.finished
     assert group.spread("not there") is None
 
@@ -104,7 +113,8 @@ def test_differences(runs: Path) -> None:
     (setting,) = groups.settings(results.find([runs]).runs)
     one, other = setting.groups
     found = groups.difference(one, other)
-    assert found is not None and found.seeds == 2
+    assert found is not None
+    assert found.seeds == 2
     means = [group.spread().mean for group in (one, other)]  # type: ignore[union-attr]
     assert found.mean == pytest.approx(means[0] - means[1])
     assert groups.difference(one, one) == Difference(0, 0, 0, seeds=2)
@@ -141,7 +151,9 @@ def test_a_damaged_run_is_named_and_left_out(copied: Path, name: str, damage: ob
     found = results.find([copied])
     assert len(found.runs) == 3
     (line,) = found.left_out
-    assert said in line and str(one_of(copied)) in line and "\n" not in line
+    assert said in line
+    assert str(one_of(copied)) in line
+    assert "\n" not in line
 
 
 def test_an_unfinished_run(tmp_path: Path, small: Dataset) -> None:
@@ -153,8 +165,10 @@ def test_an_unfinished_run(tmp_path: Path, small: Dataset) -> None:
         plainres.train(TINY, SHORT, small, eval_every=1, out=tmp_path, engine="eager", reporter=Stop())
     (setting,) = groups.settings(results.find([tmp_path]).runs)
     (group,) = setting.groups
-    assert group.finished == [] and len(group.unfinished) == 1
-    assert group.spread() is None and group.nearest_mean is None
+    assert group.finished == []
+    assert len(group.unfinished) == 1
+    assert group.spread() is None
+    assert group.nearest_mean is None
 
 
 def test_the_same_run_twice_counts_once(runs: Path, tmp_path: Path) -> None:

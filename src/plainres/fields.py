@@ -19,7 +19,7 @@ def one_of(default: str, *others: str) -> Any:
 
 
 def added(default: Any) -> Any:
-    """A field that came later: at its default it is left out of JSON, so that what was written before stays the same."""
+    """A field that came later: left out of JSON at its default, so that what was written before stays the same."""
     return dataclasses.field(default=default, metadata={"added": True})
 
 

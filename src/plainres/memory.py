@@ -139,9 +139,13 @@ class Peak:
 
     def read(self) -> tuple[int, str]:
         """Bytes, and whose they are."""
-        if self._device.type == "cuda":
-            return int(torch.cuda.max_memory_allocated(self._device)), "device"
-        return _process_peak(), "process" if self._reset else "process, since its start"
+        of_process = "process" if self._reset else "process, since its start"
+        return peak(self._device), "device" if self._device.type == "cuda" else of_process
+
+
+def peak(device: torch.device) -> int:
+    """The most bytes used so far: of a CUDA device by tensors, otherwise by this process."""
+    return int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else _process_peak()
 
 
 def _forget_peak() -> bool:
