@@ -25,6 +25,7 @@ def train_shown(
     device: str,
     precision: str,
     conduct: Conduct,
+    sync_bn: bool,
     quiet: bool,
     to_stderr: bool,
 ) -> dict[str, Any]:
@@ -49,6 +50,7 @@ def train_shown(
             device=device,
             precision=precision,
             conduct=conduct,
+            sync_bn=sync_bn,
             reporter=bar,
         )
         for seed, result in zip(seeds, results, strict=True):

@@ -60,6 +60,7 @@ class RunBar(Reporter):
             f"{name}, recipe {recipe.name}, seed {job.seed}: {recipe.steps:,} steps of {recipe.batch_size} "
             f"({recipe.steps * recipe.batch_size / images:.1f} passes over {images:,} images of {job.data.name}) "
             f"on {job.device} in {job.precision}"
+            f"{f', in {job.world.size} processes' if job.world.size > 1 else ''}"
         )
         if self._generated:
             self.say(GENERATED)

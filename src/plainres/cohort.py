@@ -3,10 +3,11 @@
 import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+from plainres import distributed
 from plainres import job as jobs
-from plainres import machine
-from plainres.data.dataset import Dataset, dataset
+from plainres.data.dataset import Dataset
 from plainres.errors import Diverged, Stopped, UserError
 from plainres.interrupt import StopRequest
 from plainres.outcome import Reporter, RunResult
@@ -28,6 +29,7 @@ def train_seeds(
     device: str = "auto",
     precision: str = "float32",
     conduct: Conduct | None = None,
+    sync_bn: bool = False,
     at_once: int | None = None,
     reporter: Callable[[int], Reporter] | None = None,
 ) -> list[RunResult]:
@@ -35,38 +37,31 @@ def train_seeds(
 
     They share the resident data. `at_once` of them take their steps in turn (default: on CUDA all, so that the
     device works on one while the host feeds another; on the CPU one, whose kernels take every core). Each gives the
-    same bits as alone. `reporter` makes the reporter of a seed. If one diverges, the others go on, and
+    same bits as alone. Of several processes (see `train`, and `sync_bn` there) all train the one seed given.
+    `reporter` makes the reporter of a seed. If one diverges, the others go on, and
     Diverged names it at the end; Stopped once all are saved.
     """
     if not seeds or len(set(seeds)) != len(seeds):
         raise UserError("give each seed once, and at least one")
     make, options = reporter or (lambda _seed: Reporter()), conduct or Conduct()
-    target = data.device if isinstance(data, Dataset) else machine.device(device)
-    reporters = {seed: make(seed) for seed in seeds}
-    shared = data if isinstance(data, Dataset) else dataset(data, target, progress=reporters[seeds[0]].preparing)
-    together = at_once or (len(seeds) if target.type == "cuda" else 1)
     results: list[RunResult] = []
     failures: list[Diverged] = []
-    with StopRequest() as stop:
-        for first in range(0, len(seeds), together):
-            group = seeds[first : first + together]
-            found = [
-                jobs.resolve(
-                    network,
-                    recipe,
-                    shared,
-                    seed=seed,
-                    steps=steps,
-                    epochs=epochs,
-                    device=device,
-                    precision=precision,
-                    optimizer=None,
-                )
-                for seed in group
-            ]
-            results += _in_turn(found, Path(out), options, [reporters[seed] for seed in group], stop, failures)
-    if failures:
-        raise Diverged("; ".join(map(str, failures)))
+    with distributed.joined() as world:
+        if len(seeds) > 1 < world.size:
+            raise UserError(f"of several processes all train one run: give a single seed, not {len(seeds)}")
+        target = data.device if isinstance(data, Dataset) else jobs.device_of(device, world)
+        reporters = {seed: make(seed) for seed in seeds}
+        shared = jobs.opened(data, target, reporters[seeds[0]].preparing, world)
+        asked: dict[str, Any] = {"steps": steps, "epochs": epochs, "device": device, "precision": precision}
+        asked |= {"optimizer": None, "world": world, "sync_bn": sync_bn}
+        together = at_once or (len(seeds) if target.type == "cuda" else 1)
+        with StopRequest(launched=world.size > 1) as stop:
+            for first in range(0, len(seeds), together):
+                group = seeds[first : first + together]
+                found = [jobs.resolve(network, recipe, shared, seed=seed, **asked) for seed in group]
+                results += _in_turn(found, Path(out), options, [reporters[seed] for seed in group], stop, failures)
+        if failures:
+            raise Diverged("; ".join(map(str, failures)))
     return results
 
 

@@ -46,7 +46,7 @@ class Compiled(Eager):
         network = known(work)
         self.device = next(network.parameters()).device
         self.forward = Forward(network, work.precision, segment)
-        self.compile_seconds = self.forward.prepare(work.recipe.batch_size, training=True)
+        self.compile_seconds = self.forward.prepare(work.batch_size, training=True)
         self.eval_size = 0  # images of a compiled evaluation batch
 
     def logits(self, inputs: Tensor) -> Tensor:

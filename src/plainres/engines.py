@@ -5,7 +5,7 @@ from torch import nn
 
 from plainres import trunk
 from plainres.compiled import Compiled
-from plainres.errors import unknown
+from plainres.errors import Unavailable, unknown
 from plainres.graph import Graph
 from plainres.native import Native
 from plainres.network import Network
@@ -20,15 +20,24 @@ The kernels compile in two seconds, PyTorch's compiler takes a minute or two; tw
 """
 
 
-def candidates(network: nn.Module, device: torch.device, precision: str, operations: float) -> list[str]:
+def candidates(
+    network: nn.Module,
+    device: torch.device,
+    precision: str,
+    operations: float,
+    *,
+    world_size: int = 1,
+    sync_bn: bool = False,
+) -> list[str]:
     """The engines to try for a training of so many floating-point operations, the best first, "eager" last.
 
-    A network from outside is run as it was written.
+    A network from outside is run as it was written, and synchronised BN by PyTorch.
     """
-    if not isinstance(network, Network):
+    if not isinstance(network, Network) or sync_bn:
         return ["eager"]
     native = device.type == "cpu" and precision == "float32" and trunk.knows(network)
     names = ["native"] if native else ["graph", "compiled"] if device.type == "cuda" else ["compiled"]
+    names = [name for name in names if name != "graph" or world_size == 1]
     return [*(name for name in names if operations >= _PAYS_FROM[name]), "eager"]
 
 
@@ -39,6 +48,10 @@ def make(name: str, work: Work, *, segment: int = 0) -> Engine:
     """
     if name not in ENGINES:
         raise unknown("engine", name, ENGINES)
+    if work.sync_bn and name != "eager":
+        raise Unavailable("synchronised BN is the eager engine's alone")
+    if work.world.size > 1 and name == "graph":
+        raise Unavailable("a CUDA graph holds the step of a single process")
     if name == "native":
         return Native(work, segment=segment)
     if name == "graph":

@@ -10,6 +10,10 @@ class UserError(Exception):
     exit_status = 2
 
 
+class InUse(UserError):
+    """A run directory that another process holds; it may be free a moment later."""
+
+
 class Stopped(Exception):
     """A run that was stopped and can go on; the message says where. Exit status 75, or 130."""
 

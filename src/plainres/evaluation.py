@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from plainres import fields, machine, recipes, weights
 from plainres.data.dataset import PARTS, Dataset, Part, dataset
 from plainres.data.records import Progress
+from plainres.distributed import ALONE, World
 from plainres.errors import Stopped, UserError, unknown
 from plainres.normalization import Normalization
 from plainres.recipe import Recipe
@@ -74,8 +75,11 @@ def evaluate_part(
     precision: str = "float32",
     batch: int = BATCH,
     should_stop: Callable[[], bool] = lambda: False,
+    world: World = ALONE,
 ) -> Evaluation:
     """Evaluate `network` on a part on the device where both are; Stopped if `should_stop` says so on the way.
+
+    The processes of a `world` take its batches in turn, and each has the whole result.
 
     `logits` is an engine's way of running this very network, float32 out; without it, it is run as it stands.
     """
@@ -83,9 +87,13 @@ def evaluate_part(
     network.eval()
     try:
         found: list[Tensor] = []
-        for images in torch.split(part.images, batch):
+        batches = torch.split(part.images, batch)
+        for first in range(0, len(batches), world.size):
             if should_stop():
                 raise Stopped("stopped during an evaluation")
+            if first + world.rank >= len(batches):
+                continue
+            images = batches[first + world.rank]
             inputs = normalization(images).contiguous(memory_format=torch.channels_last)
             if logits is not None:
                 found.append(logits(inputs))
@@ -95,7 +103,9 @@ def evaluate_part(
     finally:
         for module in training:
             module.training = True
-    whole, labels = torch.cat(found).cpu(), part.labels.cpu()  # not every device has float64
+    each = world.gather([logits.cpu() for logits in found])  # not every device has float64
+    whole = torch.cat([each[i % world.size][i // world.size] for i in range(len(batches))])
+    labels = part.labels.cpu()
     if whole.shape[1] != len(classes):
         raise UserError(f"the network has {whole.shape[1]} outputs, the data {len(classes)} classes")
     misses = int((whole.argmax(1) != labels).sum())

@@ -9,9 +9,13 @@ _ASKED = {signal.SIGINT: 130, signal.SIGTERM: 75, signal.SIGUSR1: 75}  # signal 
 
 
 class StopRequest:
-    """While entered, Ctrl-C, SIGTERM and SIGUSR1 are noted instead of obeyed; a second one is obeyed."""
+    """While entered, Ctrl-C, SIGTERM and SIGUSR1 are noted instead of obeyed; a second one is obeyed.
 
-    def __init__(self) -> None:
+    Not so where the process was `launched` by another, through which one Ctrl-C may arrive twice.
+    """
+
+    def __init__(self, *, launched: bool = False) -> None:
+        self.launched = launched
         self.exit_status: int | None = None
         self._obeyed = False
         self._before: dict[signal.Signals, Any] = {}
@@ -26,7 +30,8 @@ class StopRequest:
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.exit_status = _ASKED[signal.Signals(number)]
-        self._restore()
+        if not self.launched:
+            self._restore()
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

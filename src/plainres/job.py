@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from plainres import fields, machine, recipes, weights
 from plainres.data.dataset import Dataset, dataset
 from plainres.data.records import Progress
+from plainres.distributed import ALONE, World
 from plainres.errors import UserError
 from plainres.network import Network, build
 from plainres.recipe import Recipe, steps_of, with_steps
@@ -37,6 +38,8 @@ class Job:
     device: torch.device
     optimizer: Optimizer
     optimizer_facts: str | None  # None: the recipe's own
+    world: World = ALONE
+    sync_bn: bool = False  # BN over the batch of all processes
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -49,10 +52,12 @@ class Job:
             "steps": self.recipe.steps,
             "validation_images": self.recipe.validation_images,
             "precision": self.precision,
-            "world_size": 1,
+            "world_size": self.world.size,
             "data": self.data.name,
             "data_hash": self.data.hash,
         }
+        if self.world.size > 1:
+            identity["sync_bn"] = self.sync_bn
         return identity if self.optimizer_facts is None else {**identity, "optimizer": self.optimizer_facts}
 
     @property
@@ -79,15 +84,19 @@ def resolve(
     precision: str,
     optimizer: OptimizerFactory | None,
     progress: Progress | None = None,
+    world: World = ALONE,
+    sync_bn: bool = False,
 ) -> Job:
     """The job that these names stand for; what is a mistake without the data is found before it is opened."""
     machine.precision(precision)
     _check_numbers(seed, steps, epochs)
     chosen = recipes.resolve(recipe)
     spec = NetworkSpec.named(network) if isinstance(network, str) else network
-    target = data.device if isinstance(data, Dataset) else machine.device(device)
+    sync_bn = sync_bn and world.size > 1
+    _check_batch(chosen, spec, world, sync_bn=sync_bn)
+    target = data.device if isinstance(data, Dataset) else device_of(device, world)
     machine.precision(precision, target)
-    resident = data if isinstance(data, Dataset) else dataset(data, target, progress=progress)
+    resident = opened(data, target, progress, world)
     images = len(resident.part("train", chosen.validation_images).labels)
     if epochs is not None:
         steps = steps_of(epochs, images, chosen.batch_size)
@@ -97,7 +106,35 @@ def resolve(
     module.to(device=target, memory_format=torch.channels_last)  # type: ignore[call-overload]
     made = optimizer(module.parameters(), chosen.learning_rate) if optimizer else sgd(module, chosen)
     described = f"{type(made).__qualname__} {_digest(repr(made).encode())}" if optimizer else None
-    return Job(module, name, facts, depth, chosen, resident, seed, precision, target, made, described)
+    return Job(module, name, facts, depth, chosen, resident, seed, precision, target, made, described, world, sync_bn)
+
+
+def device_of(name: str, world: World) -> torch.device:
+    """The device of a name; of several processes each has its own, by its number on its machine."""
+    found = machine.device(name)
+    if world.size > 1 and found.type == "mps":
+        raise UserError("device 'mps' cannot be shared by processes; --device cpu can")
+    if world.size > 1 and found.type == "cuda":
+        found = found if found.index is not None else machine.device(f"cuda:{world.local_rank}")
+        torch.cuda.set_device(found)
+    return found
+
+
+def opened(data: str | Path | Dataset | None, device: torch.device, progress: Progress | None, world: World) -> Dataset:
+    """The data set, resident; of several processes on a machine, one prepares it where it has to be."""
+    return data if isinstance(data, Dataset) else world.in_turn(lambda: dataset(data, device, progress=progress))
+
+
+def _check_batch(recipe: Recipe, network: NetworkSpec | nn.Module, world: World, *, sync_bn: bool) -> None:
+    batch = recipe.batch_size
+    if batch % world.size:
+        nearest = max(world.size, batch - batch % world.size)
+        raise UserError(
+            f"batch_size {batch} cannot be divided among {world.size} processes; --set batch_size={nearest} can"
+        )
+    together = batch if sync_bn else batch // world.size
+    if isinstance(network, NetworkSpec) and network.fc_bn and together < 2:
+        raise UserError("a network with BN on its classifier needs a batch_size of at least 2, in each process")
 
 
 def _check_numbers(seed: int, steps: int | None, epochs: float | None) -> None:
@@ -120,8 +157,6 @@ def _network(
         return network, type(network).__name__, _stranger_facts(network), None
     if network.classes not in (_CLASSES, classes):
         raise UserError(f"network field 'classes' is {network.classes}, the data has {classes} classes")
-    if network.fc_bn and recipe.batch_size == 1:
-        raise UserError("a network with BN on its classifier needs a batch_size of at least 2")
     spec = fields.replace(network, {"classes": classes}, "network")
     return build(spec, seed=seed), spec.name, fields.to_json(spec), spec.depth
 

@@ -26,7 +26,7 @@ class Native:
             raise Unavailable(f"the kernels compute in float32, not in {work.precision}")
         before = time.perf_counter()
         self.work = work
-        self.trunk = Trunk(work.network, work.recipe.batch_size, segment=segment)
+        self.trunk = Trunk(work.network, work.batch_size, segment=segment)
         self.network = self.trunk.network
         self.scales = [group.get("lr_scale", 1.0) for group in work.optimizer.param_groups]
         self.compile_seconds = time.perf_counter() - before
@@ -44,8 +44,7 @@ class Native:
             loss.backward()  # type: ignore[no-untyped-call]
         assert features.grad is not None
         self.trunk.backward(features.grad)
-        work.optimizer.step()
-        work.window.put(number, loss.detach(), (logits.detach().argmax(1) != labels).sum())
+        work.update(number, logits, labels, loss)
 
     def logits(self, inputs: Tensor) -> Tensor:
         """Normalized images (N, 3, 32, 32) to logits (N, classes), of a network in evaluation mode."""

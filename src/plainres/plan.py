@@ -1,6 +1,7 @@
 """The plan: how a run computes, chosen once, stored, replayed on resume."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +39,14 @@ class Plan:
 
 
 def choose(
-    engine: str, device: torch.device, *, segment: int, threads: int | None, eval_every: int, eval_batch: int
+    engine: str,
+    device: torch.device,
+    *,
+    segment: int,
+    threads: int | None,
+    eval_every: int,
+    eval_batch: int,
+    world_size: int = 1,
 ) -> Plan:
     """The plan of a new run on this machine. Unavailable where the engine cannot be had."""
     return Plan(
@@ -48,7 +56,7 @@ def choose(
         device=device.type,
         threads=threads or machine.threads(),
         memory_format="channels_last",
-        world_size=1,
+        world_size=world_size,
         eval_every=eval_every,
         eval_batch=eval_batch,
         **machine.kernels(device),
@@ -64,13 +72,13 @@ def _kernels(engine: str, device: torch.device) -> str:
 def settle(before: Plan, fresh: Plan, asked: dict[str, Any]) -> tuple[Plan, dict[str, Any]]:
     """The plan a resumed run goes on with, and what of it changes the run's bits against the plan before.
 
-    What the user did not ask otherwise is replayed. How often to evaluate may change freely, and what is computed
-    again, and on the native engine the number of threads. What is left is another engine, chip or library, or
-    another number of threads asked for.
+    What the user did not ask otherwise is replayed. How often to evaluate may change freely, and on the engines where
+    it is shown to change no bit, what is computed again (native, eager) and the number of threads (native). What is
+    left is another engine, chip or library, or another number of threads or segments asked for.
     """
     kept = ("threads", "eval_every", "eval_batch", "segment")
     plan = fields.replace(fresh, {k: getattr(before, k) for k in kept if asked.get(k) is None}, "plan")
-    free = {"eval_every", "segment"} | ({"threads"} if plan.engine == "native" else set())
+    free = {"eval_every"} | {"native": {"segment", "threads"}, "eager": {"segment"}}.get(plan.engine, set())
     then, now = fields.to_json(before), fields.to_json(plan)
     return plan, {k: [then[k], now[k]] for k in now if then[k] != now[k] and k not in free}
 
@@ -96,16 +104,20 @@ def begin(
     recorded = run.read_object("plan.json", "replans")
     known = {k: v for k, v in (recorded or {}).items() if k != "replans"}
     before = fields.from_json(Plan, known, str(run.path / "plan.json")) if recorded else None
+    lost = before is None and job.world.share(lambda: checkpoint.present(run.path))
+
+    def attempt(name: str) -> tuple[Plan, dict[str, Any], Engine]:
+        settled, changed = _settled(job, name, before, asked)
+        changed = {"plan": ["missing", "chosen again"]} if lost else changed
+        _accept(run, changed, replan=replan)
+        ready(settled)
+        with applied(settled, job.precision):
+            return settled, changed, engines.make(name, work, segment=settled.segment)
+
     names = _engines(job, before, asked["engine"])
     for i, name in enumerate(names):
         try:
-            settled, changed = _settled(job, name, before, asked)
-            if before is None and checkpoint.present(run.path):
-                changed = {"plan": ["missing", "chosen again"]}
-            _accept(run, changed, replan=replan)
-            ready(settled)
-            with applied(settled, job.precision):
-                engine = engines.make(name, work, segment=settled.segment)
+            settled, changed, engine = job.world.together(functools.partial(attempt, name))
         except Unavailable as error:
             if i + 1 == len(names):
                 raise UserError(f"engine '{name}': {error}") from None
@@ -121,7 +133,9 @@ def _engines(job: Job, before: Plan | None, asked: str | None) -> list[str]:
     if asked not in (None, "auto"):
         return [asked]
     images = job.recipe.steps * job.recipe.batch_size
-    names = engines.candidates(job.network, job.device, job.precision, operations(job.network) * images)
+    whole = operations(job.network) * images
+    what = (job.network, job.device, job.precision, whole)
+    names = engines.candidates(*what, world_size=job.world.size, sync_bn=job.sync_bn)
     return names if before is None else [before.engine, *(name for name in names if name != before.engine)]
 
 
@@ -130,7 +144,7 @@ def _settled(job: Job, engine: str, before: Plan | None, asked: dict[str, Any]) 
     one_pass = steps_of(1, images, job.recipe.batch_size)
     eval_every = one_pass if asked["eval_every"] is None else asked["eval_every"]
     numbers = {"segment": asked["segment"] or 0, "threads": asked["threads"], "eval_every": eval_every}
-    fresh = choose(engine, job.device, **numbers, eval_batch=BATCH)
+    fresh = choose(engine, job.device, **numbers, eval_batch=BATCH, world_size=job.world.size)
     return (fresh, {}) if before is None else settle(before, fresh, asked)
 
 

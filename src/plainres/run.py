@@ -7,16 +7,16 @@ from pathlib import Path
 
 from torch import nn
 
+from plainres import distributed, memory, outcome, plan, shared
 from plainres import job as jobs
-from plainres import memory, outcome, plan
 from plainres.data.dataset import Dataset
 from plainres.errors import UserError
 from plainres.interrupt import StopRequest
 from plainres.outcome import Reporter, RunResult
 from plainres.recipe import Recipe
-from plainres.runlog import RunDirectory
 from plainres.spec import NetworkSpec
 from plainres.step import OptimizerFactory, Window, Work, own_generator
+from plainres.synchronized import synchronized
 from plainres.training import Training
 
 
@@ -56,6 +56,7 @@ def train(
     engine: str | None = None,
     recompute: bool = False,
     replan: bool = False,
+    sync_bn: bool = False,
     checkpoint_seconds: float = 60.0,
     reporter: Reporter | None = None,
 ) -> RunResult:
@@ -69,26 +70,33 @@ def train(
     whose compilation pays for a run of this length). `recompute` keeps few activations for the backward pass and
     computes the others again: less memory, more time, the same bits. Raises UserError, Stopped (resumable) or
     Diverged.
+
+    Where torchrun started several processes that all call this, they are one run: each computes its part of every
+    batch, and the first alone writes and reports. BN then sees a process's part, or with `sync_bn` the whole batch.
     """
     conduct = Conduct(eval_every, keep_every, threads, engine, recompute, replan, checkpoint_seconds)
     report = reporter or Reporter()
-    job = jobs.resolve(
-        network,
-        recipe,
-        data,
-        seed=seed,
-        steps=steps,
-        epochs=epochs,
-        device=device,
-        precision=precision,
-        optimizer=optimizer,
-        progress=report.preparing,
-    )
-    with StopRequest() as stop, opened(job, Path(out), conduct, report, stop) as found:
-        if isinstance(found, RunResult):
-            return found
-        found.loop()
-        return found.finish()
+    with distributed.joined() as world:
+        job = jobs.resolve(
+            network,
+            recipe,
+            data,
+            seed=seed,
+            steps=steps,
+            epochs=epochs,
+            device=device,
+            precision=precision,
+            optimizer=optimizer,
+            progress=report.preparing,
+            world=world,
+            sync_bn=sync_bn,
+        )
+        launched = world.size > 1
+        with StopRequest(launched=launched) as stop, opened(job, Path(out), conduct, report, stop) as found:
+            if isinstance(found, RunResult):
+                return found
+            found.loop()
+            return found.finish()
 
 
 @contextlib.contextmanager
@@ -96,21 +104,29 @@ def opened(
     job: jobs.Job, out: Path, conduct: Conduct, report: Reporter, stop: StopRequest
 ) -> Iterator[Training | RunResult]:
     """The training of a job, its run directory locked, taken up where it stopped; or the result, if it is finished."""
-    with RunDirectory(out, job.directory_name, job.identity) as run:
+    world = job.world
+    report = report if world.rank == 0 else Reporter()
+    with shared.open_directory(out, job.directory_name, job.identity, world) as run:
         finished = run.read_object("result.json", *outcome.FACTS)
         if finished is not None:
             yield RunResult(run.path, finished, already_finished=True)
             return
-        batches, draws = job.data.batches(job.seed, job.recipe), job.depth is None
+        batches, draws = shared.batches_of(job.data, job.seed, job.recipe, world), job.depth is None
         window = Window(job.device, job.recipe.batch_size)
-        work = Work(job.network, job.optimizer, job.recipe, batches, window, job.precision, job.seed, draws)
+        about = (job.precision, job.seed, draws, world, job.sync_bn)
+        work = Work(job.network, job.optimizer, job.recipe, batches, window, *about)
         asked = {"engine": conduct.engine, "threads": conduct.threads, "eval_every": conduct.eval_every}
         asked["segment"] = job.segment if conduct.recompute else None
         room = Room(job, report)
         settled, engine = plan.begin(
             job, run, work, asked, replan=conduct.replan, ready=room.check, notice=report.notice
         )
-        with plan.applied(settled, job.precision), own_generator(job.device, draws=draws), room.explained(settled):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(plan.applied(settled, job.precision))
+            stack.enter_context(own_generator(job.device, draws=draws))
+            stack.enter_context(room.explained(settled))
+            if job.sync_bn:
+                stack.enter_context(synchronized(job.network, world))
             training = Training(job, run, settled, engine, report, stop)
             training.keep_every, training.checkpoint_seconds = conduct.keep_every, conduct.checkpoint_seconds
             training.resume()
@@ -125,10 +141,11 @@ class Room:
     def __init__(self, job: jobs.Job, report: Reporter) -> None:
         self.job, self.report = job, report
         self.has = memory.available(job.device)
+        self.batch = job.recipe.batch_size // job.world.size  # of this process
 
     def check(self, settled: plan.Plan) -> None:
         """Say how much, if it is much; UserError if it does not fit. Of a network from outside nothing is known."""
-        needed, batch = self.needed(settled), self.job.recipe.batch_size
+        needed, batch = self.needed(settled), self.batch
         if needed is None:
             return
         what = self.job.network_name
@@ -143,8 +160,7 @@ class Room:
         if needed is None:
             return contextlib.nullcontext()
         job = self.job
-        batch, option = job.recipe.batch_size, self.option(settled)
-        return memory.explained(needed, batch, job.network_name, job.device, option)
+        return memory.explained(needed, self.batch, job.network_name, job.device, self.option(settled))
 
     def needed(self, settled: plan.Plan) -> memory.Need | None:
         """Bytes; the data are resident already."""

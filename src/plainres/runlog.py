@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from plainres import files
-from plainres.errors import UserError
+from plainres.errors import InUse, UserError
 
 TIMINGS = frozenset({"time", "seconds", "images_per_second"})
 """The fields of a metrics line that a repeated run does not repeat."""
@@ -183,7 +183,7 @@ def _locked(run: Path) -> IO[bytes]:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         handle.close()
-        raise UserError(f"{run} is in use by another process; wait for it, or give another --out") from None
+        raise InUse(f"{run} is in use by another process; wait for it, or give another --out") from None
     return handle
 
 

@@ -1,5 +1,6 @@
 """Which network: a frozen value, and the names that stand for it."""
 
+import contextlib
 import re
 from dataclasses import dataclass, fields, replace
 
@@ -69,8 +70,9 @@ class NetworkSpec:
         family = next(f for f, kind in _FAMILY.items() if kind == self.kind)
         for suffix in _VARIANTS if family != "plain" else _VARIANTS.keys() - _PROJECTED:
             name = f"{family}{self.depth}" + (f"-{suffix}" if suffix else "")
-            if replace(_spec(family, self.depth, suffix), classes=self.classes) == self:
-                return name
+            with contextlib.suppress(ValueError):  # no name stands for a bottleneck of such a depth
+                if replace(_spec(family, self.depth, suffix), classes=self.classes) == self:
+                    return name
         return f"{family}{self.depth}-custom"
 
     @classmethod

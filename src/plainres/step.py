@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from plainres import streams
+from plainres.distributed import ALONE, World
 from plainres.recipe import Recipe
 from plainres.streams import Stream
 
@@ -76,6 +77,20 @@ class Work:
     precision: str = "float32"
     seed: int = 0
     draws: bool = False  # the network may draw from PyTorch's generator (dropout), which then is seeded at each step
+    world: World = ALONE  # the batches are this process's part of it
+    sync_bn: bool = False  # BN layers talk to the other processes
+
+    @property
+    def batch_size(self) -> int:
+        """Images of a batch that this process computes."""
+        return self.recipe.batch_size // self.world.size
+
+    def update(self, number: int, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
+        """What follows the backward pass of step `number`: the network's update, and the window's."""
+        misses = (logits.detach().argmax(1) != labels).sum()
+        loss, misses = self.world.averaged(self.network, loss.detach(), misses)
+        self.optimizer.step()
+        self.window.put(number, loss, misses)
 
 
 class Engine(Protocol):
@@ -104,15 +119,15 @@ class Eager:
         """Train on the batch of step `number`."""
         work = self.work
         if work.draws:
-            torch.manual_seed(int(streams.words(work.seed, Stream.DROPOUT, number, 1)[0] >> np.uint64(1)))
+            own = number * work.world.size + work.world.rank
+            torch.manual_seed(int(streams.words(work.seed, Stream.DROPOUT, own, 1)[0] >> np.uint64(1)))
         set_learning_rate(work, self.scales, number, learning_rate)
         images, labels = work.batches[number]
         logits = self.logits(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=work.recipe.label_smoothing)
         work.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        work.optimizer.step()
-        work.window.put(number, loss.detach(), (logits.detach().argmax(1) != labels).sum())
+        work.update(number, logits, labels, loss)
 
     def logits(self, inputs: Tensor) -> Tensor:
         """Normalized images (N, 3, 32, 32) to logits float32 (N, classes)."""

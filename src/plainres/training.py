@@ -4,7 +4,7 @@ import math
 import time
 from typing import Any, NoReturn
 
-from plainres import checkpoint, outcome, plan, weights
+from plainres import checkpoint, memory, outcome, plan, weights
 from plainres import job as jobs
 from plainres.clock import Clock
 from plainres.errors import Diverged, Stopped
@@ -27,6 +27,7 @@ class Training:
         self, job: jobs.Job, run: RunDirectory, settled: plan.Plan, engine: Engine, report: Reporter, stop: StopRequest
     ) -> None:
         self.job, self.run, self.plan, self.report, self.stop = job, run, settled, report, stop
+        self.world = job.world
         self.engine, self.window, recipe = engine, engine.work.window, job.recipe
         self.normalization = job.data.normalization(recipe)
         # A run that keeps validation images is there to choose by: it never looks at the test set.
@@ -76,18 +77,30 @@ class Training:
         """Keep weights, evaluate and save a checkpoint where it is time; stop where asked to."""
         last = self.finished
         evaluate, keep = last or is_due(self.done, self.plan.eval_every), is_due(self.done, self.keep_every)
-        save = last or time.perf_counter() - self._saved_time >= self.checkpoint_seconds
-        if not (evaluate or keep or save or self.stop):
+        stop, save = self.asked(save=last or time.perf_counter() - self._saved_time >= self.checkpoint_seconds)
+        if not (evaluate or keep or save or stop):
             return
         with self.clock.paused():
             if keep:
-                self.save_weights(f"weights-{self.done}.safetensors", {})
+                self.world.share(lambda: self.save_weights(f"weights-{self.done}.safetensors", {}))
             if evaluate:
                 self.evaluate()
-            if save or self.stop:
+            stop = self.stopping()
+            if save or stop:
                 self.save()
-            if self.stop:
+            if stop:
                 self.leave()
+
+    def asked(self, *, save: bool) -> tuple[bool, bool]:
+        """Whether a process of the run was asked to stop, and whether one finds it time to save: all then do."""
+        status, due = self.world.most(self.stop.exit_status or 0, save)
+        if status:
+            self.stop.exit_status = status
+        return status > 0, due > 0
+
+    def stopping(self) -> bool:
+        """Whether a process of the run was asked to stop."""
+        return self.asked(save=False)[0]
 
     def log_window(self, rate: float) -> None:
         """Write the line of the window that ends here, and see whether the warm-up does."""
@@ -127,7 +140,8 @@ class Training:
                 self.job.data.classes,
                 logits=self.engine.logits,
                 batch=self.plan.eval_batch,
-                should_stop=lambda: bool(self.stop),
+                should_stop=self.stopping,
+                world=self.world,
             )
         except Stopped:
             self.save()
@@ -137,7 +151,7 @@ class Training:
 
     def resume(self) -> None:
         """Take up the newest whole checkpoint, if there is one, and cut the metrics to its step."""
-        state, damaged = checkpoint.load(self.run.path)
+        state, damaged = self.world.share(lambda: checkpoint.load(self.run.path))
         for line in damaged:
             self.report.notice(line)
         if state is not None:
@@ -179,7 +193,7 @@ class Training:
             "compile_seconds": self.compile_seconds + self.engine.compile_seconds,
             "logged_seconds": self._logged_seconds,
         }
-        checkpoint.save(self.run.path, self.done, state)
+        self.world.share(lambda: checkpoint.save(self.run.path, self.done, state))
         self.saved_at = self.done
         self._saved_time = time.perf_counter()
 
@@ -210,6 +224,14 @@ class Training:
         """Write what a finished run leaves: responses, predictions, weights, and last of all the result."""
         # none yet where a stop came between the last step's line and the result
         found = self.last or self.held_out_evaluation()
+        replanned = plan.replanned(self.run)
+        result = self.world.share(lambda: self.write_results(found, replanned=replanned))
+        finished = RunResult(self.run.path, result)
+        self.report.finished(finished)
+        return finished
+
+    def write_results(self, found: Evaluation, *, replanned: bool) -> dict[str, Any]:
+        """Write all that `finish` leaves; the content of `result.json`."""
         inputs, path = self.normalization, self.run.path
         self.run.write_json("responses.json", responses(self.job.network, self.held_out.images, inputs))
         outcome.write_predictions(path / "predictions.safetensors", found.logits, self.held_out)
@@ -221,16 +243,15 @@ class Training:
             "evaluation_seconds": self.evaluation_seconds,
             "compile_seconds": self.compile_seconds + self.engine.compile_seconds,
             "engine": self.plan.engine,
+            "peak_memory_bytes": memory.peak(self.job.device),
             "images_per_second": self.done * self.job.recipe.batch_size / self.clock.seconds,
             "warmup_end": self.warmup_end,
-            "replanned": plan.replanned(self.run),
+            "replanned": replanned,
             "weights_sha256": digest,
         }
         self.run.flush()
         self.run.write_json("result.json", result)
-        finished = RunResult(path, result)
-        self.report.finished(finished)
-        return finished
+        return result
 
     def save_weights(self, name: str, tested: dict[str, Any]) -> str:
         """Write the network's weights with what is known of them; returns the file's SHA-256."""
