@@ -26,20 +26,20 @@ def make_run(
     *,
     error: float | None = None,
     images: int = 200,
-    data: Dataset | None = None,
+    data: Dataset | str | None = None,
     result: dict[str, Any] | None = None,
     **changes: Any,
 ) -> Path:
     """A run directory in `parent`, its name as `train` gives it; unfinished, it stops half-way.
 
     `recipe` is the paper's scaled to 1,600 steps without one; `network` is a name, or what `run.json` says of a
-    network from outside. `error` is about its test error; `data` gives labels, positions and hash (without it, 200
-    made-up ones). `result` changes `result.json`, and `changes` change `run.json` (`precision="bfloat16"`).
+    network from outside. `error` is about its test error; `data` gives labels, positions and hash, or is the name of
+    some (without it, 200 made-up ones). `result` changes `result.json` (... leaves out), `changes` change `run.json`.
     """
     chosen = recipe or scaled(recipes.paper(), 0.025)
     spec = None if isinstance(network, dict) else NetworkSpec.named(network)
-    facts = network if spec is None else fields.to_json(spec)
-    name = str(network) if spec else str(facts["module"]).rpartition(".")[2]
+    facts = network if isinstance(network, dict) else fields.to_json(NetworkSpec.named(network))
+    name = network if isinstance(network, str) else str(network["module"]).rpartition(".")[2]
     identity = {
         "format": 1,
         "network": facts,
@@ -49,8 +49,8 @@ def make_run(
         "validation_images": chosen.validation_images,
         "precision": "float32",
         "world_size": 1,
-        "data": data.name if data else "CIFAR-10",
-        "data_hash": data.hash if data else HASH,
+        "data": data.name if isinstance(data, Dataset) else data or "CIFAR-10",
+        "data_hash": data.hash if isinstance(data, Dataset) else HASH,
         **changes,
     }
     drawn = np.random.default_rng(zlib.crc32(f"{name} {seed}".encode()))
@@ -67,7 +67,7 @@ def make_run(
         (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
         return path
     labels, index = (np.arange(images) % 10, np.arange(images))
-    if data is not None:
+    if isinstance(data, Dataset):
         labels, index = data.part("test").labels.numpy(), data.part("test").index.numpy()
     logits = _logits(labels, aim, drawn)
     misses = int((logits.argmax(1) != labels).sum())

@@ -109,18 +109,23 @@ def difference(first: Group, second: Group) -> Difference | None:
     common = sorted(sides[0].keys() & sides[1].keys())
     if not common:
         return None
+    _check_same_images(*(side[common[0]] for side in sides))
     one, other = (_missed([side[seed] for seed in common]) for side in sides)
-    if sides[0][common[0]].identity["data_hash"] != sides[1][common[0]].identity["data_hash"]:
-        raise UserError("the two were evaluated on different images: there is no paired difference")
     return statistics.paired_difference(one, other)
 
 
 def mcnemar(first: Run, second: Run) -> McNemar:
     """McNemar's test of two finished runs on the same images."""
-    if first.identity["data_hash"] != second.identity["data_hash"] or first.held_out != second.held_out:
-        raise UserError("the two were evaluated on different images: there is no paired test")
+    _check_same_images(first, second)
     one, other = (_missed([run])[0] for run in (first, second))
     return statistics.mcnemar(one, other)
+
+
+def _check_same_images(first: Run, second: Run) -> None:
+    """Refuse a pair that was evaluated on different images: there is nothing to pair."""
+    parts = [(run.identity["data_hash"], run.held_out, run.recipe.validation_images) for run in (first, second)]
+    if parts[0][0] != parts[1][0] or parts[0][1] != parts[1][1] or (parts[0][1] == "val" and parts[0] != parts[1]):
+        raise UserError("the two were evaluated on different images: they cannot be compared in pairs")
 
 
 def _missed(runs: Sequence[Run]) -> Array:

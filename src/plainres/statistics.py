@@ -56,11 +56,16 @@ def calibration_error(logits: Array, labels: Array, bins: int = 15) -> float:
     The predicted classes' probabilities are put into `bins` of equal width; the gaps between mean probability and
     accuracy are averaged with the bins' shares of the images.
     """
-    probabilities = np.exp(_log_softmax(logits))
+    probabilities = softmax(logits)
     confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
     which = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     gaps = np.bincount(which, weights=right - confidence, minlength=bins)
     return float(np.abs(gaps).sum() / len(labels))
+
+
+def softmax(logits: Array) -> Array:
+    """The probabilities that logits (N, classes) stand for, float64."""
+    return np.asarray(np.exp(_log_softmax(logits)))
 
 
 def _log_softmax(logits: Array) -> Array:
