@@ -27,12 +27,15 @@ ROWS = [
     (
         "3 engine",
         "training step cohort evaluation responses plan job outcome clock interrupt run "
-        "kernels trunk native engines compiled static graph recompute memory",
+        "kernels trunk native engines compiled static graph recompute memory distributed synchronized shared",
     ),
-    ("4 products", "results bench_ceilings bench_figures bench_files bench_power"),
-    ("4 products", "bench_profile bench_sides"),
-    ("4 products", "sweep report zoo bench export"),
-    ("4 products", "reproduce"),
+    ("4 products", "results sweep_state sweep_wanted bench_ceilings bench_figures bench_files bench_power"),
+    ("4 products", "groups sweep_local sweep_ray bench_profile bench_sides"),
+    ("4 products", "sweep sweep_time compare report_findings report_style"),
+    ("4 products", "report_tables report_figure6"),
+    ("4 products", "report_figures report_curves report_files report_details"),
+    ("4 products", "report_page report_responses bench zoo export"),
+    ("4 products", "report reproduce"),
     ("5 shell", "cli cli_* __main__"),
 ]
 PEERS = {3, 5}  # layers whose modules may import one another; the modules of data may, too

@@ -14,6 +14,7 @@ from plainres.cli_app import (
     Precision,
     Quiet,
     RecipeName,
+    Scale,
     Set,
     app,
     command,
@@ -24,6 +25,12 @@ from plainres.cli_app import (
     spec_of,
 )
 from plainres.cli_bench import bench
+from plainres.cli_compare import compare
+from plainres.cli_report import report
+from plainres.cli_reproduce import reproduce
+from plainres.cli_responses import responses
+from plainres.cli_sweep import sweep, watch
+from plainres.cli_world import one_voice
 from plainres.errors import UserError
 
 __all__ = ["app"]
@@ -94,6 +101,7 @@ def train(
     seeds: Annotated[str | None, typer.Option(metavar="LIST", help="Several, such as 0-4: a run each.")] = None,
     net: Net = None,
     set_: Set = None,
+    scale: Scale = 1,
     steps: Annotated[int | None, typer.Option(help="Stop after so many steps.")] = None,
     epochs: Annotated[float | None, typer.Option(help="The same in passes over the training images.")] = None,
     eval_every: Annotated[int | None, typer.Option(help="Steps between evaluations; default one pass, 0 none.")] = None,
@@ -109,35 +117,29 @@ def train(
     replan: Annotated[
         bool, typer.Option("--replan", help="Go on although machine, libraries or threads changed; marks the run.")
     ] = False,
+    sync_bn: Annotated[
+        bool, typer.Option("--sync-bn", help="Under torchrun: BN over the batch of all processes, not of each.")
+    ] = False,
+    checkpoint_seconds: Annotated[float, typer.Option(min=0, help="Seconds between checkpoints.")] = 60,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a network; the same command again goes on where it stopped."""
-    spec, chosen = spec_of(network, net), recipe_of(recipe, set_)
-    if seeds is not None and seed is not None:
-        raise UserError("give --seed or --seeds, not both")
-    wanted = seeds_of(seeds) if seeds is not None else [seed or 0]
-    from plainres.cli_seeds import train_shown
-    from plainres.run import Conduct
+    """Train a network; the same command again goes on where it stopped. Under torchrun, in several processes."""
+    with one_voice() as speaks:
+        spec, chosen = spec_of(network, net), recipe_of(recipe, set_, scale)
+        if seeds is not None and seed is not None:
+            raise UserError("give --seed or --seeds, not both")
+        wanted = seeds_of(seeds) if seeds is not None else [seed or 0]
+        from plainres.cli_seeds import train_shown
+        from plainres.run import Conduct
 
-    loaded()
-    conduct = Conduct(eval_every, keep_every, threads, engine, recompute, replan)
-    facts = train_shown(
-        spec,
-        chosen,
-        data,
-        wanted,
-        steps=steps,
-        epochs=epochs,
-        out=out,
-        device=device,
-        precision=precision,
-        conduct=conduct,
-        quiet=quiet,
-        to_stderr=as_json,
-    )
-    if as_json:
-        typer.echo(json.dumps(facts if seeds is not None else facts["runs"][0]))
+        loaded()
+        asked: dict[str, Any] = {"steps": steps, "epochs": epochs, "out": out, "device": device, "precision": precision}
+        conduct = Conduct(eval_every, keep_every, threads, engine, recompute, replan, checkpoint_seconds)
+        how: dict[str, Any] = {"conduct": conduct, "sync_bn": sync_bn, "quiet": quiet or not speaks}
+        facts = train_shown(spec, chosen, data, wanted, **asked, **how, to_stderr=as_json)
+        if as_json and speaks:
+            typer.echo(json.dumps(facts if seeds is not None else facts["runs"][0]))
 
 
 @command
@@ -172,6 +174,12 @@ def evaluate(
 
 
 command(bench)
+command(sweep)
+command(watch)
+command(reproduce)
+command(report)
+command(responses)
+command(compare)
 
 
 @command
