@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -178,7 +179,14 @@ def test_watch_once_prints_a_table(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "0 of 1 runs finished" in done.stdout
     (row,) = [line for line in done.stdout.splitlines() if line.startswith("running")]
-    assert row.split()[:8] == ["running", "resnet20", "paper", "CIFAR-10", "3", "200/64,000", "50.00%", "25.00%"]
+    assert row.split()[:7] == ["running", "resnet20", "paper", "3", "200/64,000", "50.00%", "25.00%"]
+    drawn = make(tmp_path, "drawn")
+    changed = json.loads((drawn / "run.json").read_text()) | {"data": "generated"}
+    (drawn / "run.json").write_text(json.dumps(changed))
+    both = call("watch", str(tmp_path), "--once").stdout
+    assert "CIFAR-10" in both
+    assert "generated" in both
+    shutil.rmtree(drawn)
     (run / "result.json").write_text(json.dumps(RESULT))
     facts = json.loads(call("watch", str(tmp_path), "--json").stdout.splitlines()[-1])["runs"]
     assert [(run["state"], run["error"], run["name"]) for run in facts] == [("finished", 0.125, "r")]

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 HOW_TO_USE = (
     "with these lines in commands.txt: sbatch --array=1-{count} --wrap "
     "'sh -c \"$(sed -n ${{SLURM_ARRAY_TASK_ID}}p commands.txt)\"', or: "
-    "tr '\\n' '\\0' < commands.txt | xargs -0 -n 1 -P 2 sh -c"
+    "tr '\\n' '\\0' < commands.txt | xargs -0 -n 1 sh -c"
 )
 
 

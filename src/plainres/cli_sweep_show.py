@@ -30,13 +30,16 @@ def duration(seconds: float) -> str:
 def table(states: Sequence[State]) -> Table:
     """A row a run: state, what it is, step, errors, time left."""
     done = sum(state.state == "finished" for state in states)
-    made = Table(box=None, pad_edge=False, title=f"{done} of {len(states)} runs finished", title_justify="left")
-    for name in ("state", "network", "recipe", "data"):
+    data = sorted({state.data for state in states if state.data})
+    title = f"{done} of {len(states)} runs finished" + (f", {data[0]} data" if data == ["generated"] else "")
+    made = Table(box=None, pad_edge=False, title=title, title_justify="left")
+    apart = len(data) > 1  # a column that is the same in each row is room lost
+    for name in ("state", "network", "recipe", *(["data"] if apart else [])):
         made.add_column(name, overflow="fold")
     for name in ("seed", "step", "training", "held out", "time left"):
         made.add_column(name, justify="right", no_wrap=True)  # a number cut off would be another number
     for state in states:
-        named = (state.network, state.recipe, state.data, str(state.seed))
+        named = (state.network, state.recipe, *([state.data] if apart else []), str(state.seed))
         errors = (_percent(state.train_error), _percent(state.error))
         left = duration(state.seconds_left) if state.seconds_left is not None and state.state == "running" else ""
         step = f"{state.step:,}/{state.steps:,}"
