@@ -1,5 +1,6 @@
 import importlib.util
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +35,14 @@ def test_the_commands_print_what_the_readme_shows(render: ModuleType, tmp_path: 
         if not entry.get("needs"):
             printed = render.run_command(entry["command"], tmp_path)
             assert render.masked(printed.strip()) == render.masked(entry["output"].strip())
+
+
+@pytest.mark.parametrize("line", re.findall(r"^\$ plainres (.+)$", README, re.MULTILINE))
+def test_the_commands_have_the_options_shown(line: str) -> None:
+    command, *words = shlex.split(line.partition("|")[0], comments=True)
+    page = COMMANDS.split(f"## plainres {command}\n")[1].split("\n## ")[0]
+    for option in (word for word in words if word.startswith("-")):
+        assert re.search(rf"^ +(-\w, )?{option}\b", page, re.MULTILINE), option
 
 
 def test_the_mask_hides_numbers_alone(render: ModuleType) -> None:
