@@ -163,3 +163,9 @@ def test_other_images_are_refused(weights: bool, tmp_path: Path, trained: tuple[
     done = call(trained[1], other)  # without --data, CIFAR-10 would be downloaded
     assert done.exit_code == 2
     assert "--data names" in done.stderr
+
+
+def test_scaled_runs_are_marked(tmp_path: Path) -> None:
+    both = [make_run(tmp_path, seed=seed) for seed in (0, 1)]  # of a scaled recipe
+    assert call(*both).stdout.count("SCALED SCHEDULE") == 2
+    assert json.loads(call(*both, "--json").stdout.splitlines()[-1])["a"]["scale"] == 0.025

@@ -107,6 +107,7 @@ def test_degradation_is_computed_for_each_seed_that_all_four_have(setting: Setti
     [
         ((0.1,), (0.05,), "Both plain and residual networks get worse with depth, plain ones more."),
         ((0.1,), (0.2,), "Both plain and residual networks get worse with depth, residual ones as much or more."),
+        ((0.00001,), (-0.001,), "Plain networks do not degrade with depth here."),
         ((-0.1,), (-0.2,), "Plain networks do not degrade with depth here."),
         ((-0.1,), (0.2,), "Plain networks do not degrade with depth here. Residual ones do."),
         (
@@ -337,3 +338,16 @@ def test_an_empty_folder_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="plainres train"):
         report([tmp_path], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_seeds_evaluated_at_other_steps_still_make_a_curve() -> None:
+    found = report_curves._common([([10, 20, 30], [0.5, 0.4, 0.2]), ([15, 25, 35], [0.6, 0.4, 0.3])])
+    assert found[0] == [20, 30]
+    assert found[1] == [pytest.approx([0.4, 0.5]), pytest.approx([0.2, 0.35])]
+
+
+def test_cut_and_validation_runs_do_not_stand_beside_published_errors(tmp_path: Path) -> None:
+    make_run(tmp_path / "cut", recipe=with_steps(recipes.paper(), 100))
+    assert any("CUT SCHEDULE: 100 of 64,000" in line for line in report_tables.warnings(setting_of(tmp_path / "cut")))
+    make_run(tmp_path / "val", recipe=override(recipes.paper(), ["validation_images=5000"], "recipe"))
+    assert "paper" not in [column.title for column in errors(setting_of(tmp_path / "val")).columns]

@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from plainres import recipes, reproduce
+from plainres.cli import app
 from plainres.errors import UserError
 from plainres.recipe import scaled
 
@@ -78,3 +80,12 @@ def test_from_nothing_to_a_report(tmp_path: Path) -> None:
     facts = json.loads(again.stdout.splitlines()[-1])
     assert [run["already"] for run in facts["runs"]] == [True] * 4
     assert facts["report"] == "page"
+
+
+def test_a_missing_extra_is_told_before_anything_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["reproduce", "paper", "--networks", "plain8", "--data", DATA])
+    assert done.exit_code == 2
+    assert "plainres[report]" in done.output
+    assert not (tmp_path / "runs").exists()

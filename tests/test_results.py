@@ -8,6 +8,7 @@ import pytest
 
 import plainres
 from conftest import TINY
+from making_runs import make_run
 from plainres import fields, groups, recipes, results
 from plainres.data.dataset import Dataset
 from plainres.errors import Stopped, UserError
@@ -143,7 +144,18 @@ def _changed_json(path: Path, **changes: object) -> None:
         ("result.json", lambda p: _changed_json(p, misses=1), "misses"),
         ("predictions.safetensors", _cut, "damaged"),
         ("metrics.jsonl", lambda p: p.write_bytes(b"{}\n" + p.read_bytes()), "line 1 is damaged"),
+        ("result.json", lambda p: _changed_json(p, error="0.1"), "finite numbers"),
+        ("result.json", lambda p: _changed_json(p, error=float("nan")), "finite numbers"),
+        ("result.json", lambda p: _changed_json(p, error_interval=[0.1]), "finite numbers"),
+        ("result.json", lambda p: _changed_json(p, peak_memory_bytes="x"), "finite numbers"),
+        ("result.json", lambda p: _changed_json(p, images=99), "misses of 100"),
+        ("run.json", lambda p: _changed_json(p, seed=None), "damaged"),
+        ("run.json", lambda p: _changed_json(p, world_size="x"), "damaged"),
+        ("plan.json", lambda p: p.write_text("{"), "not JSON"),
+        ("machine.json", lambda p: p.write_text("[]"), "no object"),
         ("responses.json", lambda p: p.write_text('["x"]'), "no list of layers"),
+        ("responses.json", lambda p: p.write_text('[{"layer": "bn1", "std": NaN}]'), "no list of layers"),
+        ("responses.json", lambda p: p.write_text('[{"layer": "bn1", "std": 1.0}]'), "1 layers"),
     ],
 )
 def test_a_damaged_run_is_named_and_left_out(copied: Path, name: str, damage: object, said: str) -> None:
@@ -206,3 +218,10 @@ def test_what_came_later_does_not_change_what_was_written() -> None:
     short = scaled(recipes.paper(), 0.5)
     assert fields.to_json(short)["scale"] == 0.5
     assert fields.from_json(Recipe, fields.to_json(short), "recipe") == short
+
+
+def test_one_seed_from_several_starts_is_not_one_network(tmp_path: Path) -> None:
+    for start in ("aaa", "bbb"):
+        make_run(tmp_path, {"module": "mine.Net", "structure": "x", "start": start})
+    (setting,) = groups.settings(results.find([tmp_path]).runs)
+    assert [len(group.finished) for group in setting.groups] == [1, 1]

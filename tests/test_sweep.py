@@ -1,5 +1,6 @@
 """Sweeps on this machine: what is said, skipped, retried, reported, stopped and taken up again."""
 
+import fcntl
 import json
 import os
 import shlex
@@ -131,7 +132,8 @@ class Played:
         status, line, lost = self.endings[run.seed].pop(0)
         if status == 0 and line != "elsewhere":
             run.run_dir.mkdir(parents=True)
-            result = {**dict.fromkeys(FACTS, 0), "split": "test", "error": 0.25}
+            named = {"network": "resnet8", "split": "test", "error_interval": [0.2, 0.3]}
+            result = {**dict.fromkeys(FACTS, 0), **named, "error": 0.25}
             (run.run_dir / "result.json").write_text(json.dumps(result))
         return [Ended(run, status, line, lost)]
 
@@ -210,6 +212,20 @@ def test_a_stop_lets_every_run_save(number: signal.Signals, status: int, tmp_pat
     assert raised.value.exit_status == status
     assert where.closed
     assert (where.asked, where.going) == ([number], [])
+
+
+def test_a_run_that_another_process_still_holds_is_waited_for(tmp_path: Path) -> None:
+    (run,) = runs_into(tmp_path)
+    run.run_dir.mkdir(parents=True)
+    with (run.run_dir / "lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        here = executor("local", [run])
+        here.start(run)
+        assert here.ended(20) == []  # it found the lock taken, and began again
+    while not (found := here.ended(1)):
+        pass
+    here.close()
+    assert [(end.status, end.line) for end in found] == [(0, "")]
 
 
 def test_exit_status_and_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

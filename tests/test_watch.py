@@ -131,6 +131,7 @@ def test_a_failure_holds_until_the_run_writes_again(tmp_path: Path) -> None:
         ("run.json", "[]"),
         ("run.json", '{"network": 1, "recipe": {}, "seed": 0, "steps": 1, "data": ""}'),
         ("result.json", '{"error": 0.1}'),
+        ("result.json", '{"error": "x", "split": "test", "train_error": 0.1, "steps": 3}'),
         ("metrics.jsonl", '{"kind": "train", "step": 1\nx\n'),
         ("metrics.jsonl", "[1]\n"),
         ("metrics.jsonl", '{"kind": "train"}\n'),

@@ -63,6 +63,7 @@ def _pair_said(pair: "Pair") -> str:
     alone = f"{pair.test.first_alone:,} images only the first misses, {pair.test.second_alone:,} only the second"
     rows.append(f"McNemar's exact test: {alone}; p = {pair.test.p:.2g}")
     rows += [GENERATED] if pair.sides[0].data == "generated" else []
+    rows += [f"SCALED SCHEDULE: {side.source}, {side.scale:g} of its length" for side in pair.sides if side.scale != 1]
     rows.append("It is about these two trained networks, not about how they were trained: other seeds may differ.")
     return "\n".join(rows)
 
@@ -72,7 +73,7 @@ def _pair_facts(pair: "Pair") -> dict[str, Any]:
         {
             **{"source": side.source, "network": side.network, "split": side.split, "misses": side.misses},
             **{"images": len(side.predictions.labels), "error": side.error, "error_interval": list(side.interval)},
-            **{"data": side.data, "data_hash": side.data_hash},
+            **{"data": side.data, "data_hash": side.data_hash, "scale": side.scale},
         }
         for side in pair.sides
     ]

@@ -37,8 +37,11 @@ def reproduce(
     asked, numbers = [name.strip() for name in (networks or "").split(",") if name.strip()], seeds_of(seeds)
     from plainres import reproduce as product
     from plainres.cli_bar import PrepareBar
+    from plainres.report_page import need_extra
 
     chosen = product.study(study)
+    if not dry_run:
+        need_extra()  # before hours of training
     loaded()
     with PrepareBar(quiet=quiet or as_json) as bar:
         how: dict[str, Any] = {"out": out, "device": device, "precision": precision, "threads": threads}

@@ -28,6 +28,7 @@ class Trained:
     split: str
     data: str
     data_hash: str
+    scale: float = 1.0  # of the schedule it was trained by
 
     @property
     def misses(self) -> int:
@@ -102,9 +103,11 @@ def compare_trained(
             raise UserError(f"{other_images.source} was evaluated on {other_images.data}: --data names those images")
         opened = dataset(None, progress=progress)
     one, other = (side or _evaluated(source, opened) for side, source in zip(both, (first, second), strict=True))
-    if (one.data_hash, one.split) != (other.data_hash, other.split):
+    same = np.array_equal(one.predictions.labels, other.predictions.labels)
+    if (one.data_hash, one.split) != (other.data_hash, other.split) or not same:
         which = " and ".join(
-            f"{side.source} on {side.data} ({side.split}, {side.data_hash[:8]})" for side in (one, other)
+            f"{side.source} on {len(side.predictions.labels):,} of {side.data} ({side.split}, {side.data_hash[:8]})"
+            for side in (one, other)
         )
         raise UserError(f"not the same images: {which}; --data names the ones to evaluate both on")
     return Pair((one, other), statistics.mcnemar(one.predictions.missed, other.predictions.missed))
@@ -121,7 +124,7 @@ def _predicted(source: str, data: Dataset | None) -> Trained | None:
     told = run.identity["data"], run.identity["data_hash"]
     if run.predictions is None or (data is not None and (data.hash, "test") != (told[1], run.held_out)):
         return None
-    return Trained(source, run.network, run.predictions, run.held_out, *told)
+    return Trained(source, run.network, run.predictions, run.held_out, *told, run.recipe.scale)
 
 
 def _evaluated(source: str, data: Dataset | None) -> Trained:
@@ -129,7 +132,8 @@ def _evaluated(source: str, data: Dataset | None) -> Trained:
     found = evaluate(classifier, data)
     made = Predictions(found.logits.numpy(), found.labels.numpy(), np.full(found.images, -1))
     name = fields.from_json(NetworkSpec, classifier.about["network"], f"{source}: network").name
-    return Trained(source, name, made, found.split, found.data_name, found.data_hash)
+    scale = float(classifier.about.get("recipe", {}).get("scale", 1.0))
+    return Trained(source, name, made, found.split, found.data_name, found.data_hash, scale)
 
 
 def compare_networks(first: str, second: str, runs: str | Path = "runs") -> Comparison:

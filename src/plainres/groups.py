@@ -90,6 +90,11 @@ def _setting(key: str, runs: Sequence[Run]) -> Setting:
     for run in runs:
         facts = {k: v for k, v in run.identity["network"].items() if k != "start"}  # a seed makes another start
         groups.setdefault(json.dumps(facts, sort_keys=True), []).append(run)
+    for kind, members in list(groups.items()):
+        if len({run.seed for run in members}) < len(members):  # one seed, several starts: not the seed alone differs
+            del groups[kind]
+            for run in members:
+                groups.setdefault(f"{kind} {run.identity['network'].get('start')}", []).append(run)
     first = runs[0]
     told = first.identity
     made = [

@@ -1,5 +1,6 @@
 """What a run tells while it goes, and what it leaves."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,21 @@ def write_predictions(path: Path, logits: Tensor, part: Part) -> None:
 
 FACTS = ("network", "split", "steps", "misses", "images", "error", "error_interval", "train_error", "seconds")
 """What a `result.json` must have to be one."""
+
+_MAY_BE_MISSING = ("evaluation_seconds", "compile_seconds", "images_per_second", "peak_memory_bytes", "loss")
+
+
+def is_result(found: object) -> bool:
+    """Whether this is the content of a `result.json`, its figures finite numbers."""
+    if not isinstance(found, dict) or not all(key in found for key in FACTS):
+        return False
+    pair = found["error_interval"]
+    numbers = [found[name] for name in ("error", "train_error", "seconds")]
+    numbers += [found[name] for name in _MAY_BE_MISSING if found.get(name) is not None]
+    numbers += pair if isinstance(pair, list) and len(pair) == 2 else [None]
+    counts = all(type(found[name]) is int for name in ("steps", "misses", "images"))
+    named = all(isinstance(found[name], str) for name in ("network", "split"))
+    return counts and named and all(type(n) in (int, float) and math.isfinite(n) for n in numbers)
 
 
 def facts(job: Job, found: Evaluation, last_window: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from plainres import files, results
 from plainres.data.dataset import Dataset, dataset
 from plainres.data.records import Progress
 from plainres.errors import UserError
-from plainres.groups import settings
+from plainres.groups import Setting, settings
 from plainres.report_figures import save_all
 from plainres.report_files import document, record, results_csv
 from plainres.report_page import need_extra, page
@@ -52,7 +52,7 @@ def report(
     if not found.runs:
         raise UserError(f"no run could be read: {'; '.join(found.left_out)}")
     resident = data if isinstance(data, Dataset) or data is None else dataset(data, progress=progress)
-    made = [tables(setting, _train_images(setting.data_hash, resident)) for setting in settings(found.runs)]
+    made = [tables(setting, _train_images(setting, resident)) for setting in settings(found.runs)]
     folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -65,6 +65,8 @@ def report(
     return Report(folder, made, found.runs, found.left_out)
 
 
-def _train_images(data_hash: str, data: Dataset | None) -> int | None:
+def _train_images(setting: Setting, data: Dataset | None) -> int | None:
     """How many images a pass is over, where the data is at hand."""
-    return len(data.part("train").labels) if data is not None and data.hash == data_hash else None
+    if data is None or data.hash != setting.data_hash:
+        return None
+    return len(data.part("train", setting.recipe.validation_images).labels)

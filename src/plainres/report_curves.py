@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from plainres.groups import Group, Setting
 from plainres.report_findings import family
 from plainres.results import Run
@@ -124,10 +126,13 @@ def _band(name: str, steps: list[int], least: list[float], most: list[float], co
 
 
 def _common(found: Sequence[tuple[list[int], list[float]]]) -> tuple[list[int], list[list[float]]]:
-    """The steps that all curves have, and the values at each."""
-    by_step = [dict(zip(steps, values, strict=True)) for steps, values in found]
-    steps = sorted(set.intersection(*(set(one) for one in by_step)))
-    return steps, [[one[step] for one in by_step] for step in steps]
+    """The first curve's steps where all curves are, and the values at each, in between read off the line."""
+    found = [one for one in found if one[0]]
+    if not found:
+        return [], []
+    low, high = max(steps[0] for steps, _ in found), min(steps[-1] for steps, _ in found)
+    steps = [step for step in found[0][0] if low <= step <= high]
+    return steps, np.array([np.interp(steps, *one) for one in found]).T.tolist()
 
 
 def _rounded(fractions: Iterable[float]) -> list[float]:

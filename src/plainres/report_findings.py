@@ -37,7 +37,7 @@ class Degradation:
     @property
     def verdict(self) -> str:
         """Both directions, in a few words."""
-        plain, residual = _mean(self.plain), _mean(self.residual)
+        plain, residual = round(_mean(self.plain), 4), round(_mean(self.residual), 4)  # as the sentence shows them
         unsure = " But the seeds disagree on the direction." if _mixed(self.plain) or _mixed(self.residual) else ""
         if plain > 0:
             said = "Plain networks degrade with depth, residual ones do not."

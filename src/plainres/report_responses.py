@@ -35,15 +35,17 @@ def of(
 ) -> list[Layers]:
     """The layer responses of run directories and weights files, in their order.
 
-    A finished run has its own, of the images it was evaluated on; those of other weights are measured on the test
-    images of `data`, which is opened once and only if it is needed.
+    A finished run has its own, of the images it was evaluated on, unless `data` names others; everything else is
+    measured on the test images of `data`, which without a name is opened only if it is needed.
     """
-    found, opened = [], None
+    found: list[Layers] = []
+    opened = dataset(data, machine.device("auto"), progress=progress) if data is not None else None
     for source in map(Path, sources):
         run = results.read(source) if (source / "run.json").exists() else None
         if run is not None and run.result is None:
             raise UserError(f"{source}: the run is not finished; its command goes on with it")
-        if run is not None and run.responses:
+        others = run is not None and opened is not None and run.identity["data_hash"] != opened.hash
+        if run is not None and run.responses and not others:
             name = report_style.name_of(run.spec, run.network)
             told = (str(source), run.network, name, run.recipe.name, run.seed, run.identity["data"], run.recipe.scale)
             found.append(Layers(*told, run.responses))

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from plainres import published, statistics, summary
+from plainres import published, recipes, statistics, summary
 from plainres.groups import Group, Setting
 from plainres.report_findings import Comparison, Degradation, comparisons, degradations
 from plainres.results import Run
@@ -85,7 +85,7 @@ def _network(group: Group) -> Cell:
 def errors(setting: Setting) -> Table:
     """The errors of a setting's networks over seeds, in percent, beside the published ones."""
     sources = [s for s in published.SOURCES if any(s in published.of(g.network) for g in setting.groups)]
-    sources = sources if setting.data == "CIFAR-10" else []
+    sources = sources if setting.data == "CIFAR-10" and setting.held_out == "test" else []
     held = "validation" if setting.held_out == "val" else "test"
     columns = [
         Column("network", number=False),
@@ -244,6 +244,11 @@ def warnings(setting: Setting) -> list[str]:
         found.append(
             f"SCALED SCHEDULE: {setting.recipe.scale:g} of its length, {setting.recipe.steps:,} steps; "
             "not comparable with published figures, which are of the whole length (64,000 steps in the paper)."
+        )
+    base = recipes.RECIPES.get(setting.recipe.name)
+    if setting.recipe.scale == 1 and base and setting.recipe.steps < base().steps:
+        found.append(
+            f"CUT SCHEDULE: {setting.recipe.steps:,} of {base().steps:,} steps; not comparable with published figures."
         )
     return found
 

@@ -1,6 +1,7 @@
 """Results: run directories read back."""
 
 import functools
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,13 +14,16 @@ import safetensors.numpy
 
 from plainres import fields, files, runlog
 from plainres.errors import UserError
-from plainres.outcome import FACTS
+from plainres.outcome import is_result
 from plainres.recipe import Recipe
 from plainres.spec import NetworkSpec
 from plainres.statistics import Array
 
 _MARKS = ("run.json", "result.json", "plan.json", "metrics.jsonl", "checkpoint.pt")
-_NEEDED = ("network", "recipe", "seed", "steps", "precision", "data", "data_hash")  # of a run.json
+_NEEDED = {  # of a run.json
+    **{"network": dict, "recipe": dict, "seed": int, "steps": int},
+    **{"precision": str, "data": str, "data_hash": str},
+}
 _NAMED = re.compile(r".+-([0-9a-f]{10})")  # a run directory as `train` names it
 
 
@@ -121,7 +125,10 @@ class Run:
         path = self.path / "responses.json"
         found = files.read_json(path) if path.exists() else []
         try:
-            return [(str(layer["layer"]), float(layer["std"])) for layer in found]
+            stds = [(str(layer["layer"]), float(layer["std"])) for layer in found]
+            if not all(math.isfinite(std) for _, std in stds):
+                raise ValueError("not finite")
+            return stds
         except (TypeError, KeyError, ValueError):
             raise UserError(f"{path} is damaged: no list of layers with their std") from None
 
@@ -137,7 +144,8 @@ def _predictions(path: Path, result: dict[str, Any] | None) -> Predictions:
     try:
         held = safetensors.numpy.load(path.read_bytes())
         found = Predictions(held["logits"], held["labels"], held["index"])
-        whole = found.logits.ndim == 2 and len(found.logits) == len(found.labels) == len(found.index) > 0
+        whole = found.logits.ndim == 2 and found.labels.ndim == 1 and found.labels.dtype.kind == "i"
+        whole = whole and len(found.logits) == len(found.labels) == len(found.index) > 0
         whole = whole and bool(np.isfinite(found.logits).all())
         whole = whole and found.labels.min() >= 0 and found.labels.max() < found.logits.shape[1]
     except (safetensors.SafetensorError, KeyError):
@@ -145,28 +153,41 @@ def _predictions(path: Path, result: dict[str, Any] | None) -> Predictions:
     if not whole:
         raise UserError(f"{path} is damaged: no logits with their labels")
     misses = int(found.missed.sum())
-    if result is not None and misses != result["misses"]:
-        raise UserError(f"{path} has {misses:,} misses, the run's result {result['misses']:,}")
+    if result is not None and (misses, len(found.labels)) != (result["misses"], result["images"]):
+        told = f"{result['misses']:,} misses of {result['images']:,}"
+        raise UserError(f"{path} has {misses:,} misses of {len(found.labels):,}, the run's result {told}")
     return found
 
 
 def read(path: Path) -> Run:
     """The run of a directory; one that is damaged is a UserError that says how."""
     identity = files.read_json(path / "run.json")
-    if not isinstance(identity, dict) or not all(key in identity for key in _NEEDED):
+    whole = isinstance(identity, dict) and all(type(identity.get(key)) is kind for key, kind in _NEEDED.items())
+    if not whole or type(identity.get("world_size", 1)) is not int:
         raise UserError(f"{path / 'run.json'} is damaged: it must have {', '.join(_NEEDED)}")
     named = _NAMED.fullmatch(path.name)
     if named and named[1] != runlog.identity_hash(identity):
         raise UserError(f"{path / 'run.json'} was changed: it is not of the run that the folder is named after")
     result = files.read_json(path / "result.json") if (path / "result.json").exists() else None
-    if result is not None and not (isinstance(result, dict) and all(key in result for key in FACTS)):
-        raise UserError(f"{path / 'result.json'} is damaged: it must have {', '.join(FACTS)}")
+    if result is not None and not is_result(result):
+        raise UserError(f"{path / 'result.json'} is damaged: its figures must be there, and be finite numbers")
     run = Run(path, identity, result)
-    _ = run.spec, run.recipe, run.lines, run.predictions, run.responses  # damage is found here, not in a table
+    _ = run.recipe, run.lines, run.facts("plan.json"), run.facts("machine.json")  # damage is found here, not in a table
+    _check_shapes(run)
     told = None if result is None else (result["network"], result.get("seed"), result["steps"])
     if told not in (None, (run.network, run.seed, run.steps)):
         raise UserError(f"{path / 'result.json'} is of another run than its run.json")
     return run
+
+
+def _check_shapes(run: Run) -> None:
+    """Refuse predictions and responses that are not of the run's network."""
+    spec, predictions = run.spec, run.predictions
+    if spec and predictions and predictions.logits.shape[1] != spec.classes:
+        raise UserError(f"{run.path}: its predictions are of {predictions.logits.shape[1]} classes, not {spec.classes}")
+    count = len(run.responses)
+    if spec and spec.kind != "preact" and count not in (0, spec.depth - 1):  # every layer but the classifier
+        raise UserError(f"{run.path}: responses.json has {count} layers, {spec.name} has {spec.depth - 1}")
 
 
 @dataclass(frozen=True)

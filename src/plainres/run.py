@@ -109,6 +109,8 @@ def opened(
     with shared.open_directory(out, job.directory_name, job.identity, world) as run:
         finished = run.read_object("result.json", *outcome.FACTS)
         if finished is not None:
+            if not outcome.is_result(finished):
+                raise UserError(f"{run.path / 'result.json'} is damaged; move {run.path} away to begin anew")
             yield RunResult(run.path, finished, already_finished=True)
             return
         batches, draws = shared.batches_of(job.data, job.seed, job.recipe, world), job.depth is None

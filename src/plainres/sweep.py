@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from plainres import files, machine, sweep_local
 from plainres.errors import Stopped, UserError, unknown
 from plainres.interrupt import StopRequest
-from plainres.outcome import FACTS
+from plainres.outcome import is_result
 from plainres.sweep_state import enlist, note
 from plainres.sweep_wanted import Ended, Wanted
 
@@ -122,7 +122,7 @@ def finished(run: Wanted) -> dict[str, Any] | None:
         found = files.read_json(run.run_dir / "result.json")
     except UserError:
         return None
-    return found if isinstance(found, dict) and all(key in found for key in FACTS) else None
+    return found if is_result(found) else None
 
 
 class _Progress:

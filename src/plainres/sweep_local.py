@@ -1,5 +1,6 @@
 """Runs as processes of this machine."""
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -18,6 +19,7 @@ from plainres.sweep_wanted import Ended, Wanted
 
 _LOST = {128 + signal.SIGKILL, 128 + signal.SIGTERM, 75, 130}  # as a shell in between reports the former two
 _OWN_FAULT = {signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE, signal.SIGBUS}  # repeats exactly
+_LOCK_SECONDS, _IN_USE = 60.0, "is in use by another process"  # what a killed sweep left dies by itself
 _PDEATHSIG = 1  # prctl(2)
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
@@ -47,13 +49,14 @@ class _Going:
     process: subprocess.Popen[bytes]
     place: dict[str, str]
     log: Path
+    since: float  # when it was first begun
 
 
 class Local:
     """An executor: `plainres train` in a process for each place. None of them outlives this one."""
 
     def __init__(self, places: list[dict[str, str]]) -> None:
-        self._free, self._going = list(places), list[_Going]()
+        self._free, self._going, self._stopping = list(places), list[_Going](), False
 
     def room(self) -> bool:
         """Whether a place is free."""
@@ -61,6 +64,9 @@ class Local:
 
     def start(self, run: Wanted) -> None:
         """Begin a run in a place that is free."""
+        self._start(run, time.monotonic())
+
+    def _start(self, run: Wanted, since: float) -> None:
         place = self._free.pop(0)
         device = "cuda" if run.device.startswith("cuda:") else run.device  # it sees that one alone
         words = replace(run, data=str(run.store.path), device=device).words()
@@ -80,7 +86,7 @@ class Local:
                 )
         except OSError as error:
             raise files.refused(error, log) from error
-        self._going.append(_Going(run, process, place, log))
+        self._going.append(_Going(run, process, place, log, since))
 
     def ended(self, seconds: float) -> list[Ended]:
         """The runs that have ended since the last call, waited for so long."""
@@ -89,13 +95,20 @@ class Local:
             if time.monotonic() >= until:
                 return []
             time.sleep(0.05)
+        found: list[Ended] = []
         for one in over:
             self._going.remove(one)
             self._free.append(one.place)
-        return [_told(one) for one in over]
+            end = _told(one)
+            if _IN_USE in end.line and not self._stopping and time.monotonic() < one.since + _LOCK_SECONDS:
+                self._start(one.run, one.since)
+            else:
+                found.append(end)
+        return found
 
     def ask_to_stop(self, number: signal.Signals) -> None:
         """Pass a signal on to every run, which then saves and ends."""
+        self._stopping = True
         for one in self._going:
             one.process.send_signal(number)
 
@@ -109,8 +122,11 @@ class Local:
 
 def _told(one: _Going) -> Ended:
     status = one.process.returncode
-    last = last_line(one.log.read_bytes().decode(errors="replace"))
-    one.log.unlink() if status == 0 else None
+    last = ""
+    with contextlib.suppress(FileNotFoundError):  # another sweep of the same run has removed it
+        last = last_line(one.log.read_bytes().decode(errors="replace"))
+    if status == 0:
+        one.log.unlink(missing_ok=True)
     if status >= 0:
         return Ended(one.run, status, last, lost=status in _LOST)
     number = signal.Signals(-status)

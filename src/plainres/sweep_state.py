@@ -117,6 +117,8 @@ def _of_directory(path: Path, entry: dict[str, Any]) -> State:
         if not (path / "result.json").exists():
             return state
         result = _object(path / "result.json", "error", "split", "train_error", "steps")
+        if not all(type(result[key]) in (int, float) for key in ("error", "train_error", "steps")):
+            raise UserError(f"{path / 'result.json'} is damaged: its errors are no numbers")
     except UserError as error:
         return State(path.name, "damaged", **facts, why=str(error))  # type: ignore[arg-type]
     known = {key: result[key] for key in ("error", "split", "train_error")}

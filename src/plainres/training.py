@@ -144,6 +144,8 @@ class Training:
                 world=self.world,
             )
         except Stopped:
+            if not self.stop:  # another process is gone, or failed: that is what to say
+                raise
             self.save()
             self.leave()
 

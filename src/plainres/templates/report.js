@@ -148,7 +148,7 @@ function picture(mistake) {
   image.width = image.height = 32;
   image.alt = `a ${mistake.true} taken for a ${mistake.taken}`;
   const text = make("figcaption");
-  const where = mistake.index >= 0 ? `test image ${mistake.index}` : "";
+  const where = mistake.index >= 0 ? `image ${mistake.index} of its part` : "";
   text.append(make("b", mistake.taken), make("span", `is ${mistake.true}`), make("span", percent(mistake.probability, 1)));
   figure.title = where;
   figure.append(image, text);
