@@ -40,19 +40,7 @@ def make_run(
     spec = None if isinstance(network, dict) else NetworkSpec.named(network)
     facts = network if isinstance(network, dict) else fields.to_json(NetworkSpec.named(network))
     name = network if isinstance(network, str) else str(network["module"]).rpartition(".")[2]
-    identity = {
-        "format": 1,
-        "network": facts,
-        "recipe": fields.to_json(chosen),
-        "seed": seed,
-        "steps": chosen.steps,
-        "validation_images": chosen.validation_images,
-        "precision": "float32",
-        "world_size": 1,
-        "data": data.name if isinstance(data, Dataset) else data or "CIFAR-10",
-        "data_hash": data.hash if isinstance(data, Dataset) else HASH,
-        **changes,
-    }
+    identity = {**_identity(facts, chosen, seed, data), **changes}
     drawn = np.random.default_rng(zlib.crc32(f"{name} {seed}".encode()))
     path = parent / f"{name.replace('/', '_')}-{chosen.name}-s{seed}-{runlog.identity_hash(identity)}"
     path.mkdir(parents=True)
@@ -60,15 +48,12 @@ def make_run(
     _write(path / "plan.json", {"device": "cpu", "engine": "native", "threads": 2, "torch": "2.13.0+cpu"})
     _write(path / "machine.json", {"chip": "A made-up chip", "cores": 2, "system": "Linux", "torch": "2.13.0+cpu"})
     aim = error if error is not None else _error(spec)
-    lines = _metrics(chosen, aim, drawn, images)
     stop = chosen.steps if finished else chosen.steps // 2
-    kept = [line for line in lines if line["step"] <= stop]
+    kept = [line for line in _metrics(chosen, aim, drawn, images) if line["step"] <= stop]
     if not finished:
         (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
         return path
-    labels, index = (np.arange(images) % 10, np.arange(images))
-    if isinstance(data, Dataset):
-        labels, index = data.part("test").labels.numpy(), data.part("test").index.numpy()
+    labels, index = _labelled(data, images)
     logits = _logits(labels, aim, drawn)
     misses = int((logits.argmax(1) != labels).sum())
     kept[-1] |= {"error": misses / len(labels), "misses": misses, "images": len(labels)}
@@ -77,11 +62,8 @@ def make_run(
     safetensors.numpy.save_file(tensors, path / "predictions.safetensors", {"split": "test"})
     if spec:
         _write(path / "responses.json", _responses(spec, drawn))
-    seconds = chosen.steps * (0.1 + 0.01 * (spec.depth if spec else 1))
-    made = {
-        **{key: identity[key] for key in ("seed", "steps", "precision", "data", "data_hash")},
+    counted = {
         "network": name,
-        "recipe": chosen.name,
         "split": kept[-1]["kind"],
         "misses": misses,
         "images": len(labels),
@@ -90,21 +72,53 @@ def make_run(
         "loss": statistics.negative_log_likelihood(logits, labels),
         "train_error": kept[-2]["error"],
         "train_loss": kept[-2]["loss"],
+    }
+    made = {**counted, **_about(identity, chosen, spec), **(result or {})}
+    _write(path / "result.json", {key: value for key, value in made.items() if value is not ...})
+    return path
+
+
+def _labelled(data: Dataset | str | None, images: int) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and positions of a data set's test images, or of so many made-up ones."""
+    if isinstance(data, Dataset):
+        return data.part("test").labels.numpy(), data.part("test").index.numpy()
+    return np.arange(images) % 10, np.arange(images)
+
+
+def _identity(network: dict[str, Any], recipe: Recipe, seed: int, data: Dataset | str | None) -> dict[str, Any]:
+    """The content of a `run.json`."""
+    return {
+        "format": 1,
+        "network": network,
+        "recipe": fields.to_json(recipe),
+        "seed": seed,
+        "steps": recipe.steps,
+        "validation_images": recipe.validation_images,
+        "precision": "float32",
+        "world_size": 1,
+        "data": data.name if isinstance(data, Dataset) else data or "CIFAR-10",
+        "data_hash": data.hash if isinstance(data, Dataset) else HASH,
+    }
+
+
+def _about(identity: dict[str, Any], recipe: Recipe, spec: NetworkSpec | None) -> dict[str, Any]:
+    """What a result says of its run beside its errors: what it was, and made-up times."""
+    seconds = recipe.steps * (0.1 + 0.01 * (spec.depth if spec else 1))
+    return {
+        **{key: identity[key] for key in ("seed", "steps", "precision", "data", "data_hash")},
+        "recipe": recipe.name,
         "generated": identity["data"] == "generated",
         "seconds": seconds,
         "evaluation_seconds": seconds / 10,
         "compile_seconds": 1.5,
-        "images_per_second": chosen.steps * chosen.batch_size / seconds,
+        "images_per_second": recipe.steps * recipe.batch_size / seconds,
         "peak_memory_bytes": (500 + 10 * (spec.depth if spec else 1)) << 20,
         "engine": "native",
         "replanned": False,
         "warmup_end": None,
         "plainres": "0.1.0",
         "weights_sha256": "0" * 64,
-        **(result or {}),
     }
-    _write(path / "result.json", {key: value for key, value in made.items() if value is not ...})
-    return path
 
 
 def _write(path: Path, content: Any) -> None:
