@@ -82,6 +82,7 @@ def _pair_facts(pair: "Pair") -> dict[str, Any]:
 
 def _comparison_said(found: "Comparison") -> str:
     from plainres.cli_show import GENERATED
+    from plainres.statistics import FEW_SEEDS
 
     rows = [line for side in found.sides for line in _side_said(side)]
     settings = [side.setting for side in found.sides]
@@ -99,7 +100,7 @@ def _comparison_said(found: "Comparison") -> str:
         f"{one} minus {other}: {points:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f} "
         f"(paired bootstrap over {_count(found.difference.seeds)} and the images)"
     )
-    if found.difference.seeds < 5:
+    if found.difference.seeds < FEW_SEEDS:
         rows.append(f"With {_count(found.difference.seeds)} the interval says little of what other seeds would give.")
     return "\n".join(rows)
 

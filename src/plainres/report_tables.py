@@ -11,7 +11,6 @@ from plainres.results import Run
 from plainres.statistics import Spread
 
 DASH = "–"
-FEW_SEEDS = 5  # below these an interval says little of the seeds
 
 
 @dataclass(frozen=True)
@@ -161,7 +160,7 @@ def caution(setting: Setting) -> str:
     """What the intervals of differences stand on."""
     most = max((spread.n for group in setting.groups if (spread := group.spread())), default=0)
     said = "Each interval is a paired bootstrap over seeds and over the images held out."
-    if most >= FEW_SEEDS:
+    if most >= statistics.FEW_SEEDS:
         return said
     of_seeds = "little of the seeds" if most > 1 else "nothing of the seeds"
     return f"{said} With so few seeds ({most}) it says much of the images and {of_seeds}."

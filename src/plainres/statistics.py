@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray[Any, Any]
+
+FEW_SEEDS = 5
+"""With fewer than these an interval says little of the seeds."""
 _Z95 = 1.959963984540054  # the 97.5 % quantile of the standard normal distribution
 
 
